@@ -1,7 +1,8 @@
-//! Lease and object in, file bytes out; pure.
+//! Rendering of Vault responses into file contents: pure functions of a response and a file specification.
 //!
-//! A value that is a string becomes its characters; any other value becomes its JSON text, number and escapes as the
-//! server wrote them. Strings are read as Go reads them: half of a surrogate pair is U+FFFD, of equal keys the last counts.
+//! A string value becomes its characters. Any other value becomes its JSON text, with numbers and escapes as the server
+//! wrote them. Strings are decoded as in Go: half of a surrogate pair becomes U+FFFD, and the last of equal keys
+//! counts.
 
 mod encoding;
 mod format;
@@ -13,27 +14,27 @@ pub mod version;
 
 use crate::{error::Error, secret::SecretBytes, vault::response::SecretResponse};
 
-/// What of an answer an object wants, and as which file.
+/// The part of a response that an object selects, and the file to write it to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
     /// `objectName`: the file's path below the mount, or the directory when every key is a file (`.`: the mount itself).
     pub path: String,
     /// Permission bits, up to 0o777.
     pub mode: u32,
-    /// Which part of the answer.
+    /// The part of the response.
     pub selector: Selector,
-    /// How the value is decoded on its way to the file.
+    /// The decoding applied before the value is written to the file.
     pub encoding: Encoding,
 }
 
-/// Which part of an answer goes to the file.
+/// The part of a response that is written to the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     /// The whole response as JSON.
     FullResponse,
-    /// One key: of `data.data` when that is an object that has it, else of `data`.
+    /// One key: of `data.data` if that is an object with the key, else of `data`.
     Key(String),
-    /// One value by RFC 6901 pointer into the data (KV v2 unwrapped); empty means all of it.
+    /// One value by RFC 6901 pointer into the data (KV v2 unwrapped); an empty pointer selects all data.
     Pointer(String),
     /// One file per key of the data (KV v2 unwrapped).
     AllKeys,
@@ -41,12 +42,13 @@ pub enum Selector {
     Formatted(Format),
 }
 
-/// A text format for the data alone, keys sorted. Each ends with a newline, as its readers and other writers have it.
+/// A text format for the data alone, with sorted keys. Each format ends with a newline, as its usual readers and
+/// writers expect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// JSON on one line.
     Json,
-    /// YAML that parsers of 1.1 and 1.2 read alike.
+    /// YAML with the same meaning for parsers of 1.1 and 1.2.
     Yaml,
     /// `KEY='value'` lines, readable by POSIX sh and by dotenv.
     Env,
@@ -54,30 +56,30 @@ pub enum Format {
     Properties,
 }
 
-/// How a value is decoded on its way to the file.
+/// The decoding applied to a value before it is written to the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
-    /// As it is.
+    /// The value unchanged.
     #[default]
     Utf8,
-    /// From base64, standard alphabet with padding; line breaks are ignored.
+    /// Base64 with the standard alphabet and padding; line breaks are ignored.
     Base64,
-    /// From hexadecimal, in any case.
+    /// Hexadecimal, in upper or lower case.
     Hex,
 }
 
-/// A file as the pod gets it.
+/// A file as delivered to the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenderedFile {
-    /// Its path below the mount.
+    /// The file's path below the mount.
     pub path: String,
     /// Permission bits, up to 0o777.
     pub mode: u32,
-    /// Its bytes.
+    /// The file's content.
     pub contents: SecretBytes,
 }
 
-/// Makes the files of one object. The error says which key or value it could not, and does not name the object.
+/// Renders the files of one object. The error identifies the key or value that failed, but does not name the object.
 pub fn render(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<RenderedFile>, Error> {
     let contents = match &spec.selector {
         Selector::FullResponse => encoding::decode_shared(response.as_json(), spec.encoding)?,

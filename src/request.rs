@@ -1,4 +1,4 @@
-//! A driver's Mount request, parsed and checked; nothing after it sees JSON or YAML.
+//! Parsing and checking of the driver's Mount request. Later stages see neither JSON nor YAML.
 
 mod attributes;
 mod class;
@@ -51,52 +51,52 @@ pub struct RawRequest<'a> {
     pub secrets: &'a str,
     /// The volume's directory on the node.
     pub target_path: &'a str,
-    /// The permission of files whose object names none, as a JSON number.
+    /// The permission of files when their object sets none, as a JSON number.
     pub permission: &'a str,
 }
 
-/// What a pod asked for.
+/// A parsed Mount request: the pod, its class and its service account tokens.
 #[derive(Clone, Debug)]
 pub struct MountSpec {
-    /// Who asks.
+    /// The pod that the volume belongs to.
     pub pod: Pod,
-    /// The SecretProviderClass's name; empty when the driver does not say (up to 1.5.6 on polls).
+    /// The SecretProviderClass's name; empty if the driver does not send it (drivers up to 1.5.6, on polls).
     pub class_name: String,
-    /// What the class says, with the pod's volumeAttributes laid over it.
+    /// The class's settings, overlaid with the pod's volumeAttributes.
     pub class: Arc<Class>,
     /// The volume's directory on the node.
     pub target_path: String,
     /// The service account tokens the driver passed.
     pub tokens: ServiceAccountTokens,
-    /// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
+    /// True if the caller itself reports failed polls: drivers up to 1.5.6, which send versions with their polls.
     pub driver_reports_failures: bool,
 }
 
-/// What a class says for itself, whoever the pod is.
+/// The settings of a class, independent of the pod.
 #[derive(Clone, Debug)]
 pub struct Class {
-    /// The permission bits of files whose object names none; the driver's.
+    /// The driver's permission bits, for files when their object sets none.
     pub permission: u32,
     /// The login role.
     pub role: String,
-    /// The audience the class asks for; the socket's own otherwise.
+    /// The audience that the class requests; the socket's default audience if absent.
     pub audience: Option<String>,
-    /// How long plain secrets count as fresh; the operator's interval otherwise.
+    /// The time for which plain secrets are fresh; the operator's interval if absent.
     pub refresh: Option<Refresh>,
-    /// Whether pods of one service account share what is read under one Vault token.
+    /// True if pods of one service account share a session: one Vault token and the secrets fetched with it.
     pub is_token_shared: bool,
-    /// What the class chose of the server.
+    /// The server settings that the class chose.
     pub choice: ServerChoice,
-    /// What to read and which files to make of it; not empty, file names distinct.
+    /// The secrets to fetch and the files to write from them; not empty, with distinct file names.
     pub objects: Vec<Object>,
-    /// How many distinct requests the objects make.
+    /// The number of distinct requests among the objects.
     pub distinct_requests: usize,
-    /// What to tell the operator, though it stops nothing: unknown fields and the like.
+    /// Warnings for the operator that do not fail the mount, such as unknown fields.
     pub warnings: Vec<String>,
 }
 
 impl Class {
-    /// The names of its objects, for a line of a log: not of all, if there are many.
+    /// Returns the names of the class's objects for a log line, and truncates a long list.
     #[must_use]
     pub fn display_object_names(&self) -> impl Display {
         DisplayObjectNames(&self.objects)
@@ -117,13 +117,13 @@ impl Display for DisplayObjectNames<'_> {
 /// The pod a volume belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pod {
-    /// Its name.
+    /// The pod's name.
     pub name: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
-    /// Its UID, which no other pod ever has.
+    /// The pod's UID, which is never reused.
     pub uid: String,
-    /// Its service account.
+    /// The name of the pod's service account.
     pub service_account: String,
 }
 
@@ -132,11 +132,12 @@ pub struct Pod {
 pub struct Object {
     /// The request to Vault.
     pub request: Arc<SecretRequest>,
-    /// What becomes of the answer.
+    /// The file or files to write from the response.
     pub file_spec: FileSpec,
-    /// A path or key that does not exist is no error.
+    /// True if a path or key that does not exist is not an error.
     pub optional: bool,
-    /// The object's configuration as the Go provider's JSON, which enters its version. Holds arguments.
+    /// The object's configuration as the Go provider's JSON, an input of the object's version. Contains arguments,
+    /// which may be secret.
     pub version_config: SecretText,
 }
 
@@ -144,16 +145,16 @@ pub struct Object {
 #[derive(Clone, Debug, Default)]
 pub struct ServiceAccountTokens(pub BTreeMap<String, SecretText>);
 
-/// Parses and checks a request. Every mistake in it is part of the one error ([`crate::error::Cause::InvalidRequest`]), with
-/// the object and field it is in and the way to mend it; no token, argument value or secret is.
+/// Parses and checks a request. One error ([`crate::error::Cause::InvalidRequest`]) lists every mistake with its
+/// object, field and fix. The error contains no token, argument value or secret.
 ///
-/// What the parameters and fields mean is the Go providers' rule (vault-csi-provider 1.7, openbao-csi-provider 2), save where
-/// a module says otherwise.
+/// Parameters and fields have the meaning of the Go providers (vault-csi-provider 1.7, openbao-csi-provider 2), except
+/// where a module documents a difference.
 pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
     ClassCache::default().parse(raw)
 }
 
-/// The pod and the class of a request that cannot be understood otherwise, as far as it says them: the rest is empty.
+/// Returns the pod and class name of a request that may be invalid otherwise. Parts missing from the request are empty.
 #[must_use]
 pub fn identify_pod(attributes: &str) -> (Pod, String) {
     let attributes = Attributes::parse(attributes).unwrap_or_default();
@@ -161,7 +162,7 @@ pub fn identify_pod(attributes: &str) -> (Pod, String) {
     (pod, attributes.get(CLASS_NAME_ATTRIBUTE).unwrap_or_default().to_owned())
 }
 
-/// What a request says, when its class is not known from another.
+/// Parses a request when its class is not cached.
 fn parse_uncached(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpec, Error> {
     let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
     if raw.target_path.is_empty() {
@@ -200,7 +201,7 @@ fn parse_uncached(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<Mount
     })
 }
 
-/// The same of a class that is known; nothing if there is a mistake.
+/// Parses the rest of a request when its class is cached. Returns `None` if the request has a mistake.
 fn parse_with_cached_class(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -> Option<MountSpec> {
     let mut findings = Findings::default();
     let pod = pod::parse(attributes, &mut findings);
@@ -217,13 +218,13 @@ fn parse_with_cached_class(raw: &RawRequest<'_>, attributes: &Attributes, class:
     })
 }
 
-/// The most objects that a line names.
+/// The maximum number of objects named in one log line.
 const MAX_DISPLAYED_OBJECTS: usize = 10;
 
 /// The attribute in which the driver names the class.
 const CLASS_NAME_ATTRIBUTE: &str = "secretProviderClass";
 
-/// What a class says for itself, whoever the pod is.
+/// Parses a class's parameters and objects, independent of the pod.
 fn parse_class(
     attributes: &Attributes,
     permission: u32,
@@ -234,25 +235,25 @@ fn parse_class(
     (parameters, objects::parse(attributes.get("objects"), permission, findings, warnings))
 }
 
-/// What a class's parameters come to, without a pod or a driver.
+/// The result of checking a class's parameters without a pod or a driver.
 #[derive(Debug, Default)]
 pub struct ClassReview {
-    /// What a mount would refuse, and then the names nobody knows, which a mount would ignore.
+    /// Mistakes that a mount would reject, followed by unknown names, which a mount would ignore.
     pub errors: Vec<Finding>,
-    /// What stops nothing.
+    /// Findings that do not fail a mount.
     pub warnings: Vec<Finding>,
-    /// How many more there are of both, in a class that has hundreds.
+    /// The number of errors and warnings left out, in a class with hundreds of them.
     pub omitted: usize,
-    /// What the objects would make; empty if they cannot be read.
+    /// The files that the objects would produce; empty if the objects cannot be parsed.
     pub files: Vec<OutputFile>,
-    /// What is chosen of the server.
+    /// The server settings that the class chose.
     pub choice: ServerChoice,
-    /// The audience, if one is named.
+    /// The audience that the class requests, if any.
     pub audience: Option<String>,
 }
 
 impl ClassReview {
-    /// What is chosen, as a policy judges it of a pod of this namespace.
+    /// Returns the class's choices as a request to the policy, for a pod in `namespace`.
     #[must_use]
     pub fn policy_request<'a>(&'a self, namespace: &'a str, default_audience: &'a str) -> PolicyRequest<'a> {
         let audience = self.audience.as_deref().unwrap_or(default_audience);
@@ -260,16 +261,16 @@ impl ClassReview {
     }
 }
 
-/// A file that an object makes.
+/// A file or directory that an object produces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputFile {
     /// The `objectName`.
     pub name: String,
-    /// It is a directory with one file for each key; `.` is the mount itself.
+    /// True for a directory with one file per key; `.` is the mount itself.
     pub is_directory: bool,
 }
 
-/// Looks at parameters by the rules of [`parse`].
+/// Checks a class's parameters by the rules of [`parse`].
 #[must_use]
 pub fn review_class(parameters: &BTreeMap<String, String>) -> ClassReview {
     let attributes = Attributes::from_parameters(parameters);
@@ -289,7 +290,7 @@ pub fn review_class(parameters: &BTreeMap<String, String>) -> ClassReview {
     }
 }
 
-/// A decimal JSON number of at most 0o777; 0 is a permission like any other.
+/// Parses a decimal JSON number of at most 0o777. 0 is a valid permission.
 fn parse_permission(json: &str, findings: &mut Findings) -> u32 {
     if let Ok(mode @ 0..=0o777) = serde_json::from_str(json) {
         return mode;

@@ -1,4 +1,4 @@
-//! Values decoded on their way to the file.
+//! Decoding of values before they are written to files.
 
 use base64::{
     DecodeError, Engine, alphabet, decoded_len_estimate,
@@ -12,7 +12,7 @@ use crate::{
     secret::SecretBytes,
 };
 
-/// As Go's `base64.StdEncoding`: padding is needed, bits left over at the end are ignored.
+/// Go's `base64.StdEncoding`: padding is required, and left-over bits at the end are ignored.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -20,7 +20,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// The bytes that `text` stands for. The error says where it is broken, never what is there.
+/// Decodes `text`. The error contains the position of the problem, never the value.
 pub(super) fn decode(text: Zeroizing<String>, encoding: Encoding) -> Result<SecretBytes, Error> {
     match encoding {
         Encoding::Utf8 => Ok(text.into()),
@@ -29,7 +29,7 @@ pub(super) fn decode(text: Zeroizing<String>, encoding: Encoding) -> Result<Secr
     }
 }
 
-/// The same of a text that others have too.
+/// Decodes a shared text, without copying it if it needs no decoding.
 pub(super) fn decode_shared(text: &SecretBytes, encoding: Encoding) -> Result<SecretBytes, Error> {
     match encoding {
         Encoding::Utf8 => Ok(text.clone()),
@@ -41,7 +41,7 @@ pub(super) fn decode_shared(text: &SecretBytes, encoding: Encoding) -> Result<Se
 }
 
 fn decode_base64(text: &str) -> Result<SecretBytes, Error> {
-    // Go skips line breaks wherever they are.
+    // Go skips line breaks at any position.
     let is_data = |byte: &u8| !matches!(byte, b'\r' | b'\n');
     let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
     packed.extend(text.bytes().filter(is_data));

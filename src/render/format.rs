@@ -1,4 +1,4 @@
-//! The data alone, in a text format, keys sorted.
+//! Text formats for the data alone, with sorted keys.
 
 mod buffer;
 mod env;
@@ -13,7 +13,7 @@ use crate::{
 };
 use buffer::SecretTextBuffer;
 
-/// Writes the members of the data. Formats hold text, so there is nothing to decode.
+/// Writes the data's members in a format. Any `encoding` but UTF-8 is an error, because formats contain text.
 pub(super) fn render_format(format: Format, encoding: Encoding, fields: &Fields<'_>) -> Result<SecretBytes, Error> {
     if encoding != Encoding::Utf8 {
         return Err(Error::new(Cause::InvalidRequest, "`encoding` does not go with `format`")

@@ -1,4 +1,4 @@
-//! JSON text looked into without becoming values: what is found stays a part of the text, as the server wrote it.
+//! Access to parts of JSON text without parsing it into values. Every part borrows the text as the server wrote it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,20 +11,20 @@ use zeroize::Zeroizing;
 
 use crate::vault::response::compact_json;
 
-/// Valid JSON text of one value. Cannot be printed.
+/// Valid JSON text of one value. Has no `Debug` or `Display`, because it may be secret.
 #[derive(Clone, Copy)]
 pub(super) struct JsonText<'a>(&'a str);
 
-/// The members of an object, sorted by key; of equal keys the last one counts.
+/// The members of an object, sorted by key. The last of equal keys counts.
 pub(super) type Fields<'a> = BTreeMap<String, JsonText<'a>>;
 
 impl<'a> JsonText<'a> {
-    /// `text` must be valid; what is not looks like a value without members.
+    /// Wraps `text`, which must be valid JSON. Invalid text behaves like a value without members.
     pub(super) fn new(text: &'a str) -> Self {
         Self(text.trim_ascii())
     }
 
-    /// The kind of value, as a person would name it.
+    /// Returns the value's type for messages, with an article.
     pub(super) fn type_name(self) -> &'static str {
         match self.0.as_bytes().first() {
             Some(b'{') => "an object",
@@ -40,7 +40,7 @@ impl<'a> JsonText<'a> {
         self.0 == "null"
     }
 
-    /// The members, if it is an object.
+    /// Returns the members, if the value is an object.
     pub(super) fn fields(self) -> Option<Fields<'a>> {
         if !self.0.starts_with('{') {
             return None;
@@ -48,7 +48,7 @@ impl<'a> JsonText<'a> {
         serde_json::from_str::<ObjectFields<'a>>(self.0).ok().map(|object| object.0)
     }
 
-    /// The elements, if it is an array.
+    /// Returns the elements, if the value is an array.
     pub(super) fn elements(self) -> Option<Vec<Self>> {
         if !self.0.starts_with('[') {
             return None;
@@ -57,17 +57,17 @@ impl<'a> JsonText<'a> {
         Some(elements.into_iter().map(|element| Self(element.get())).collect())
     }
 
-    /// The characters, if it is a string.
+    /// Returns the decoded characters, if the value is a string.
     pub(super) fn decode_string(self) -> Option<Zeroizing<String>> {
         self.0.strip_prefix('"')?.strip_suffix('"').map(unescape)
     }
 
-    /// What a file gets: a string's characters, of anything else the JSON text.
+    /// Returns the text to write to a file: the characters of a string, or the JSON text of any other value.
     pub(super) fn to_file_text(self) -> Zeroizing<String> {
         self.decode_string().unwrap_or_else(|| compact_json(self.0))
     }
 
-    /// The text as the server wrote it; for numbers, booleans and null.
+    /// Returns the text as the server wrote it; for numbers, booleans and null.
     pub(super) fn as_str(self) -> &'a str {
         self.0
     }
@@ -89,7 +89,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ObjectFields<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Fields::new();
-                // Keys as raw text too: serde_json refuses half of a surrogate pair in a String, Go does not.
+                // Read keys as raw text too: unlike Go, serde_json rejects half of a surrogate pair in a String.
                 while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
                     let key = JsonText(key.get())
                         .decode_string()
@@ -105,9 +105,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for ObjectFields<'a> {
     }
 }
 
-/// What stands between the quotes of a valid JSON string, as characters. Half of a surrogate pair becomes U+FFFD, as in Go.
+/// Decodes the text between the quotes of a valid JSON string. Half of a surrogate pair becomes U+FFFD, as in Go.
 fn unescape(quoted: &str) -> Zeroizing<String> {
-    // Every escape is longer than what it stands for, so the buffer never grows and leaves no copy behind.
+    // Every escape is longer than the character it encodes, so the buffer never grows and leaves no copy in memory.
     let mut text = Zeroizing::new(String::with_capacity(quoted.len()));
     let mut rest = quoted;
     while let Some((plain, escape)) = rest.split_once('\\') {
@@ -120,7 +120,7 @@ fn unescape(quoted: &str) -> Zeroizing<String> {
     text
 }
 
-/// The character of the escape that `text` begins with, after its backslash, and what follows.
+/// Decodes the escape at the start of `text`, after its backslash. Returns the character and the rest of the text.
 fn unescape_one(text: &str) -> (char, &str) {
     let mut chars = text.chars();
     let c = match chars.next() {
@@ -135,7 +135,8 @@ fn unescape_one(text: &str) -> (char, &str) {
     (c, chars.as_str())
 }
 
-/// The character of the UTF-16 unit in hexadecimal that `text` begins with, or of the pair that it is half of.
+/// Decodes the hexadecimal UTF-16 unit at the start of `text`, or the surrogate pair that it begins. Returns the
+/// character and the rest of the text.
 fn unescape_utf16(text: &str) -> (char, &str) {
     let (Some(first), after) = parse_utf16_unit(text) else { return (char::REPLACEMENT_CHARACTER, text) };
     let (second, after_both) = after.strip_prefix("\\u").map_or((None, after), parse_utf16_unit);

@@ -1,4 +1,4 @@
-//! Errors about keys that are not there: which ones are, and which one was meant. Names only, never values.
+//! Errors about missing keys, with the existing keys and a suggestion. They contain names, never values.
 
 use super::json::{Fields, JsonText};
 use crate::{
@@ -6,14 +6,14 @@ use crate::{
     text::closest_match,
 };
 
-/// The most characters of a name that a message shows.
+/// The maximum number of characters of a name in a message.
 const MAX_QUOTED_NAME_CHARS: usize = 64;
-/// The most names that a message shows.
+/// The maximum number of names in a message.
 const MAX_QUOTED_NAMES: usize = 12;
-/// How deep in the data a key is looked for that is not where it was asked for.
+/// The maximum depth of the search for a key that is not at the requested place.
 const MAX_KEY_SEARCH_DEPTH: usize = 4;
 
-/// A name as messages show it: quoted, escaped, bounded.
+/// Formats a name for messages: quoted, escaped and truncated.
 pub(super) fn quote_name(name: &str) -> String {
     match name.char_indices().nth(MAX_QUOTED_NAME_CHARS) {
         Some((cut, _)) => format!("{:?}…", name.get(..cut).unwrap_or_default()),
@@ -21,19 +21,19 @@ pub(super) fn quote_name(name: &str) -> String {
     }
 }
 
-/// `key "name"`, quoted, escaped, bounded.
+/// Formats a name as `key "name"`: quoted, escaped and truncated.
 pub(super) fn quote_key(name: &str) -> String {
     format!("key {}", quote_name(name))
 }
 
-/// Several names as messages show them.
+/// Formats several names for messages, limited to [`MAX_QUOTED_NAMES`].
 pub(super) fn quote_names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let more = names.len().saturating_sub(MAX_QUOTED_NAMES);
     let list = names.take(MAX_QUOTED_NAMES).map(quote_name).collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{list} and {more} more") } else { list }
 }
 
-/// What an object has instead: `the keys "a", "b"`, or `no keys`.
+/// Lists the existing keys of an object: `the keys "a", "b"`, or `no keys`.
 pub(super) fn describe_keys(fields: &Fields<'_>) -> String {
     if fields.is_empty() {
         "no keys".to_owned()
@@ -42,7 +42,7 @@ pub(super) fn describe_keys(fields: &Fields<'_>) -> String {
     }
 }
 
-/// The error of a `secretKey` that is not among `members`. `data` is where a `secretPointer` would begin.
+/// Builds the error of a `secretKey` that is not among `fields`. A `secretPointer` would start at `data`.
 pub(super) fn missing_key_error(requested: &str, fields: &Fields<'_>, data: &Fields<'_>) -> Error {
     let (cause, advice) = if let Some(pointer) =
         find_nested(requested, data).or_else(|| parse_other_notation(requested, data))
@@ -59,12 +59,12 @@ pub(super) fn missing_key_error(requested: &str, fields: &Fields<'_>, data: &Fie
         .with_fix(advice)
 }
 
-/// The key that was most likely meant.
+/// Returns the key that was most likely intended.
 pub(super) fn closest_key<'a>(requested: &str, fields: &'a Fields<'_>) -> Option<&'a str> {
     closest_match(requested, fields.keys().map(String::as_str))
 }
 
-/// The shortest pointer to a member of this name in one of the objects inside `data`.
+/// Returns the shortest pointer to a member of this name in an object inside `data`.
 fn find_nested(requested: &str, data: &Fields<'_>) -> Option<String> {
     let mut level: Vec<(String, JsonText<'_>)> =
         data.iter().map(|(key, value)| (pointer_segment(key), *value)).collect();
@@ -86,7 +86,8 @@ fn find_nested(requested: &str, data: &Fields<'_>) -> Option<String> {
     None
 }
 
-/// The pointer to a member inside `data` that `wanted` names by its way there: `o.deep`, `o/deep`, `/o/deep`, `$.o.deep`.
+/// Returns the pointer to a member inside `data` that `requested` names by its path: `o.deep`, `o/deep`, `/o/deep`,
+/// `$.o.deep`.
 fn parse_other_notation(requested: &str, data: &Fields<'_>) -> Option<String> {
     let notation = Some(requested)
         .filter(|way| way.len() <= MAX_KEY_SEARCH_DEPTH * MAX_QUOTED_NAME_CHARS)?
@@ -103,7 +104,7 @@ fn parse_other_notation(requested: &str, data: &Fields<'_>) -> Option<String> {
     })
 }
 
-/// A key as a step of a pointer.
+/// Returns a key as one step of a pointer, escaped.
 fn pointer_segment(key: &str) -> String {
     format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }

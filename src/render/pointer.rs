@@ -8,7 +8,7 @@ use crate::error::{Cause, Error};
 
 const POINTER_FIX: &str = "correct secretPointer, or set `optional: true` if it may be absent";
 
-/// The value that an RFC 6901 pointer names.
+/// Returns the value that an RFC 6901 pointer refers to.
 pub(super) fn resolve<'a>(pointer: &str, data: JsonText<'a>) -> Result<JsonText<'a>, Error> {
     let mut value = data;
     if pointer.is_empty() {
@@ -28,7 +28,7 @@ pub(super) fn resolve<'a>(pointer: &str, data: JsonText<'a>) -> Result<JsonText<
     Ok(value)
 }
 
-/// One step of a pointer, down from `value`.
+/// Follows one step of a pointer down from `value`.
 fn resolve_step<'a>(value: JsonText<'a>, name: &str) -> Result<JsonText<'a>, Error> {
     if let Some(members) = value.fields() {
         return members.get(name).copied().ok_or_else(|| {

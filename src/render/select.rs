@@ -1,4 +1,4 @@
-//! Which part of an answer an object wants.
+//! Selection of the part of a response that an object needs.
 
 use super::{
     FileSpec, RenderedFile,
@@ -11,31 +11,31 @@ use crate::{
     vault::response::SecretResponse,
 };
 
-/// The longest name of a file, and the longest path, in bytes: the driver's limits.
+/// The driver's limits for the length of a file name and of a path, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
 const MAX_FILE_PATH_BYTES: usize = 4096;
 
-/// The value of `secretKey`: from `data.data` if that is an object that has the key, else from `data`. Whether it looks
-/// like KV v2 does not matter: the Go provider does not ask either.
+/// Returns the value of `secretKey`: from `data.data` if that is an object with the key, else from `data`. Like the Go
+/// provider, does not check that the response is from KV v2.
 pub(super) fn select_key<'a>(response: &'a SecretResponse, key: &str) -> Result<JsonText<'a>, Error> {
     let outer = require_object(response_data(response)?)?;
     let inner = outer.get("data").and_then(|data| data.fields());
     if let Some(value) = inner.as_ref().and_then(|inner| inner.get(key)).or_else(|| outer.get(key)) {
         return Ok(*value);
     }
-    // Unwrapping first tells a deleted version from a missing key.
+    // Unwrap first, to distinguish a deleted version from a missing key.
     let root = data_fields(response)?;
     let mut known = root.clone();
     known.extend(inner.into_iter().flatten());
     Err(missing_key(key, &known, &root))
 }
 
-/// The members of the data, KV v2 unwrapped.
+/// Returns the members of the data, with KV v2 unwrapped.
 pub(super) fn data_fields(response: &SecretResponse) -> Result<Fields<'_>, Error> {
     require_object(unwrap_kv2(response)?)
 }
 
-/// One file per key of the data.
+/// Renders one file per key of the data.
 pub(super) fn render_all_keys(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<RenderedFile>, Error> {
     let file = |(key, value): (&String, &JsonText<'_>)| {
         let path = file_path(&spec.path, key)?;
@@ -63,7 +63,7 @@ fn require_object(data: JsonText<'_>) -> Result<Fields<'_>, Error> {
     })
 }
 
-/// The data without the envelope of KV v2.
+/// Returns the data without the envelope of KV v2.
 pub(super) fn unwrap_kv2(response: &SecretResponse) -> Result<JsonText<'_>, Error> {
     let all_data = response_data(response)?;
     match all_data.fields() {
@@ -78,8 +78,9 @@ pub(super) fn unwrap_kv2(response: &SecretResponse) -> Result<JsonText<'_>, Erro
     }
 }
 
-/// Whether this is KV v2's envelope: `data` (an object, or null when deleted), `metadata` with the `version` number that
-/// KV v2 always sends, and nothing else. A KV v1 secret with a map named `data` beside other keys, or alone, is not.
+/// Returns true for KV v2's envelope: `data` (an object, or null if deleted), `metadata` with the `version` number that
+/// KV v2 always sends, and nothing else. A KV v1 secret with a map named `data`, alone or beside other keys, is not an
+/// envelope.
 fn is_kv2_envelope(fields: &Fields<'_>) -> bool {
     let data = fields.get("data").is_some_and(|data| data.is_null() || data.type_name() == "an object");
     let metadata = fields.get("metadata").and_then(|metadata| metadata.fields());
@@ -87,7 +88,7 @@ fn is_kv2_envelope(fields: &Fields<'_>) -> bool {
         && metadata.and_then(|m| m.get("version").copied()).is_some_and(|version| version.type_name() == "a number")
 }
 
-/// The path of a key's file in a directory below the mount; `.` is the mount itself.
+/// Returns the path of a key's file in a directory below the mount; `.` is the mount itself.
 fn file_path(directory: &str, key: &str) -> Result<String, Error> {
     let path = if directory == "." { key.to_owned() } else { format!("{directory}/{key}") };
     let problem = match key {

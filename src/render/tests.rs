@@ -1,4 +1,4 @@
-//! Each way of choosing, from answer to file.
+//! Tests of every selector, from response to file.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Object versions: what tells the driver that a file changed, and tells nobody what is in it.
+//! Object versions, which show the driver that a file changed without revealing its content.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 use ring::{hmac, rand::SystemRandom};
@@ -6,21 +6,22 @@ use ring::{hmac, rand::SystemRandom};
 use super::RenderedFile;
 use crate::secret::SecretText;
 
-/// The key that versions are made with. Cannot be printed.
+/// The HMAC key of object versions. `Debug` does not print it.
 pub struct VersionKey(hmac::Key);
 
 impl VersionKey {
-    /// The key shared by the cluster's providers; 32 bytes in the Go provider's Secret, any length will do.
+    /// Creates the key shared by the cluster's providers. The Go provider's Secret has 32 bytes; any length is
+    /// accepted.
     #[must_use]
     pub fn from_bytes(key: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// A key of this process alone.
+    /// Generates a key for this process only.
     ///
     /// # Panics
     ///
-    /// When the operating system has no random numbers; no TLS connection would come about then either.
+    /// Panics if the operating system provides no random numbers. TLS connections would fail then, too.
     #[must_use]
     pub fn random() -> Self {
         match hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()) {
@@ -31,7 +32,7 @@ impl VersionKey {
 }
 
 impl VersionKey {
-    /// The version of bytes that are no object: `base64url(HMAC-SHA256(key, bytes))`, padded.
+    /// Returns the version of bytes that are not an object: `base64url(HMAC-SHA256(key, bytes))`, padded.
     #[must_use]
     pub fn version_of_bytes(&self, bytes: &[u8]) -> String {
         URL_SAFE.encode(hmac::sign(&self.0, bytes))
@@ -44,11 +45,12 @@ impl std::fmt::Debug for VersionKey {
     }
 }
 
-/// The version of an object: `base64url(HMAC-SHA256(key, config + content))`, padded, byte for byte as the Go provider
-/// makes it of its JSON of the object's configuration and of the file's content.
+/// Returns the version of an object: `base64url(HMAC-SHA256(key, config + content))`, padded. The version is byte for
+/// byte that of the Go provider, computed from its JSON of the object's configuration and from the file's content.
 ///
-/// With one file per key (`each_key`) the content is, for each file in the order of their paths: the path's length, the
-/// path, the contents' length, the contents; lengths as 8 bytes, big endian. So no two sets of files look the same.
+/// With one file per key (`all_keys`) the hashed content is, for each file in the order of their paths: the path's
+/// length, the path, the contents' length, the contents. Lengths are 8 bytes, big endian. Therefore no two sets of
+/// files have the same hashed content.
 #[must_use]
 pub fn object_version(key: &VersionKey, config: &SecretText, files: &[RenderedFile], all_keys: bool) -> String {
     let mut hash = hmac::Context::with_key(&key.0);

@@ -1,4 +1,4 @@
-//! The driver's `attributes`: the class's parameters, the pod's volumeAttributes laid over them, and what kubelet adds.
+//! The driver's `attributes`: the class's parameters, overlaid with the pod's volumeAttributes and kubelet's additions.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use crate::{
     secret::SecretText,
 };
 
-/// The most `attributes` text, in bytes; the driver's own gRPC limit.
+/// The maximum length of `attributes`, in bytes; the driver's own gRPC limit.
 const MAX_ATTRIBUTES_BYTES: usize = 4 << 20;
 
-/// What a parameter's name may start with, the first found of these: `baoAddress`, `openbaoAddress`, `vaultAddress`.
+/// The prefixes of parameter names, in order of precedence: `baoAddress`, `openbaoAddress`, `vaultAddress`.
 pub(super) const PARAMETER_PREFIXES: [&str; 3] = ["bao", "openbao", "vault"];
 
-/// The attributes, each of which is secret until it is known not to be: service account tokens are among them.
+/// The attributes. Every value is held as a secret, because some are service account tokens.
 #[derive(Default)]
 pub(super) struct Attributes(BTreeMap<String, Option<SecretText>>);
 
-/// A parameter that is set, and the name it goes by here.
+/// A parameter that is set, under the name that the class uses for it.
 #[derive(Clone, Copy)]
 pub(super) struct Parameter<'a> {
     pub(super) name: &'a str,
@@ -25,7 +25,7 @@ pub(super) struct Parameter<'a> {
 }
 
 impl Attributes {
-    /// Reads a JSON object of strings. The error does not repeat any of it.
+    /// Parses a JSON object of strings. The error contains none of the input.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |why: String| {
             Error::new(Cause::InvalidRequest, format!("the driver's attributes {why}")).with_fix(
@@ -43,18 +43,18 @@ impl Attributes {
             .map_err(|e| invalid(format!("are no JSON object of strings (line {}, column {})", e.line(), e.column())))
     }
 
-    /// Those of a class on its own.
+    /// Builds attributes from a class's parameters alone.
     pub(super) fn from_parameters(parameters: &BTreeMap<String, String>) -> Self {
         Self(parameters.iter().map(|(name, value)| (name.clone(), Some(value.as_str().into()))).collect())
     }
 
-    /// The value of a name, if it is there and not empty: as with the Go provider, empty means not set.
+    /// Returns the value of a name if it is present and not empty. As in the Go provider, an empty value is unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name)?.as_ref()?.expose();
         (!value.is_empty()).then_some(value)
     }
 
-    /// The parameters of the three prefixes that end in `suffix`, in order of precedence.
+    /// Returns the parameters with any of the three prefixes that end in `suffix`, in order of precedence.
     pub(super) fn parameters_with_suffix<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = Parameter<'a>> {
         PARAMETER_PREFIXES.iter().filter_map(move |prefix| {
             let (name, _) = self.0.get_key_value(format!("{prefix}{suffix}").as_str())?;
@@ -62,7 +62,7 @@ impl Attributes {
         })
     }
 
-    /// All names there are, also those of empty values.
+    /// Returns all names, including those with empty values.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -1,4 +1,4 @@
-//! Questions that mounts and checks ask of a parsed class.
+//! Views of a parsed class for mounts and checks.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -24,7 +24,7 @@ impl Class {
 }
 
 impl Object {
-    /// Returns true if an error only says that the secret or key does not exist, and the object is optional.
+    /// Returns true if the object is optional and the error only reports that the secret or key does not exist.
     pub(crate) fn is_optional_miss(&self, error: &Error) -> bool {
         self.optional
             && matches!(

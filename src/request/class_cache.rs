@@ -1,4 +1,4 @@
-//! The classes of the pods on a node: what many pods ask for, poll after poll, is understood once.
+//! Cache of parsed classes on a node: a class that many pods use is parsed once, not at every poll.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -15,20 +15,21 @@ use super::{
 };
 use crate::{error::Error, render::Selector, vault::request::SecretRequest};
 
-/// What all classes that are kept may take, in bytes: a thousand of the usual size. Others are read at each poll, which doubles
-/// its cost. None makes way for another: polls come round, and whichever was not used for longest is the one that comes next.
+/// The memory limit of all cached classes, in bytes: a thousand of the usual size. Other classes are parsed at each
+/// poll, which doubles the poll's cost. A full cache evicts no class for another. Polls are cyclic, so the least
+/// recently used class is the next one needed.
 const MAX_CLASS_CACHE_BYTES: usize = 4 << 20;
-/// What one of them may take.
+/// The memory limit of one cached class, in bytes.
 const MAX_CACHED_CLASS_BYTES: usize = MAX_CLASS_CACHE_BYTES / 16;
-/// A class that no pod was mounted of for so long is forgotten: longer than the usual pauses between polls.
+/// The idle time after which a class is evicted; longer than the usual poll intervals.
 const CLASS_CACHE_IDLE_TTL: Duration = Duration::from_secs(600);
-/// How often such are looked for, when anything is asked for.
+/// The minimum time between sweeps for idle classes. Lookups trigger the sweep.
 const CLASS_CACHE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What tells classes apart: all that the driver says of the class, hashed.
+/// The cache key: a hash of everything that the driver sends about the class.
 type ClassDigest = [u8; SHA256_OUTPUT_LEN];
 
-/// Classes without mistakes, for as long as they are used.
+/// Cache of classes without mistakes, kept while they are in use.
 pub struct ClassCache {
     /// Never held across an await.
     state: Mutex<CacheState>,
@@ -36,7 +37,7 @@ pub struct ClassCache {
 
 struct CacheState {
     entries: HashMap<ClassDigest, CachedClass>,
-    /// What they take together, in bytes.
+    /// The estimated size of all entries, in bytes.
     total_bytes: usize,
     swept_at: Instant,
 }
@@ -54,7 +55,7 @@ impl Default for ClassCache {
 }
 
 impl ClassCache {
-    /// Parses and checks a request as [`super::parse`] does, quicker if its class is known.
+    /// Parses and checks a request as [`super::parse`] does, but faster if its class is cached.
     pub fn parse(&self, raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
         let attributes = Attributes::parse(raw.attributes)?;
         let digest = class_digest(&attributes, raw.permission);
@@ -98,7 +99,7 @@ impl CacheState {
     }
 }
 
-/// What a class takes, in bytes, or more: its objects may come to much more than its text by way of YAML's aliases.
+/// Returns an upper estimate of a class's size, in bytes. YAML aliases can make its objects much larger than its text.
 fn estimate_bytes(class: &Class, raw: &RawRequest<'_>) -> usize {
     let objects = class.objects.iter().map(|object| {
         let Object { request: read, file_spec: recipe, version_config, .. } = object;
@@ -113,7 +114,8 @@ fn estimate_bytes(class: &Class, raw: &RawRequest<'_>) -> usize {
     size_of::<Class>() + raw.attributes.len() + objects.sum::<usize>()
 }
 
-/// Of everything from which a [`Class`] is made: all but what kubelet and the driver say of the pod.
+/// Hashes all inputs of a [`Class`]: the permission, and every attribute except those that kubelet and the driver add
+/// about the pod.
 fn class_digest(attributes: &Attributes, permission: &str) -> ClassDigest {
     let mut hash = Context::new(&SHA256);
     let mut add = |text: &str| {
@@ -140,7 +142,7 @@ mod tests {
 
     const OBJECTS: &str = "- {objectName: a, secretPath: secret/data/a, secretKey: pass}";
 
-    /// What the driver sends for a pod of a class.
+    /// The attributes that the driver sends for a pod of a class.
     struct RequestBuilder(BTreeMap<String, String>, &'static str);
 
     impl RequestBuilder {
@@ -196,7 +198,7 @@ mod tests {
             assert!(!Arc::ptr_eq(&known, &class), "{:?}", other.0);
             assert_eq!(format!("{class:?}"), format!("{alone:?}"));
         }
-        // Where one value ends and the next name begins counts, too.
+        // The boundary between one value and the next name also enters the digest.
         let one = RequestBuilder::for_pod("one").with("a", "bc").parse(&classes).unwrap().class;
         assert!(!Arc::ptr_eq(&one, &RequestBuilder::for_pod("one").with("ab", "c").parse(&classes).unwrap().class));
     }
@@ -225,7 +227,7 @@ mod tests {
         let weak = Arc::downgrade(&first);
         drop(first);
         tokio::time::advance(CLASS_CACHE_IDLE_TTL).await;
-        // A request that is known, or wrong, is occasion enough.
+        // A cached or invalid request is enough to trigger the sweep.
         RequestBuilder::for_pod("one").with("objects", "").parse(&classes).unwrap_err();
         assert!(weak.upgrade().is_none());
         assert_eq!(classes.lock().total_bytes, 0);

@@ -1,4 +1,4 @@
-//! Everything wrong with one request, gathered so that a class is mended in one go.
+//! All mistakes of one request, collected so that a class can be fixed in one pass.
 
 use std::fmt;
 
@@ -8,53 +8,53 @@ use crate::{
     yaml::Position,
 };
 
-/// The most items that one message lists.
+/// The maximum number of items that one message lists.
 pub(super) const MAX_LISTED_FINDINGS: usize = 20;
 
-/// The most findings of one request that are kept.
+/// The maximum number of findings kept for one request.
 const MAX_STORED_FINDINGS: usize = 500;
 
-/// The most of one mistake's description, in bytes.
+/// The maximum length of one finding's description, in bytes.
 const MAX_FINDING_BYTES: usize = 400;
 
-/// Where in a request something is.
+/// The location of a finding in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FindingLocation {
-    /// In what the driver sends beside the parameters.
+    /// A part of the driver's request other than the parameters.
     DriverRequest(String),
-    /// In parameters that do not go together, or in the one that is named.
+    /// One parameter, or several that conflict.
     Parameters(Vec<String>),
-    /// In the text of `objects`.
+    /// A position in the text of `objects`.
     ObjectsText(Position),
-    /// In an object.
+    /// An object, the fields concerned, and the position if it is known.
     Object(ObjectEntry, Vec<String>, Option<Position>),
 }
 
 /// An entry of `objects`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEntry {
-    /// Its place in the list, from 0.
+    /// The entry's index in the list, counted from 0.
     pub index: usize,
-    /// Its `objectName`; empty if it has none.
+    /// The entry's `objectName`; empty if absent.
     pub name: String,
 }
 
-/// Something that should be mended: where, and what. Names are in it, never argument values or tokens.
+/// A mistake to fix, with its location. Contains names, but never argument values or tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Its row in the table.
+    /// The finding's entry in the error table.
     pub cause: Cause,
-    /// Where it is.
+    /// The finding's location.
     pub location: FindingLocation,
-    /// What is wrong and how to mend it; begins in the middle of a sentence about the place.
+    /// The problem and its fix; continues a sentence that begins with the location.
     pub problem: String,
 }
 
-/// What is wrong with a request, in the order it was found.
+/// The findings of a request, in the order of discovery.
 #[derive(Debug, Default)]
 pub(super) struct Findings(BoundedList<Finding>);
 
-/// The beginning of a list, and how long it is in all.
+/// The first items of a list, and the total number of items.
 #[derive(Debug)]
 pub(super) struct BoundedList<T> {
     pub(super) items: Vec<T>,
@@ -62,12 +62,12 @@ pub(super) struct BoundedList<T> {
 }
 
 impl Findings {
-    /// Notes one: where it is, and what is wrong and how to mend it.
+    /// Records a finding of cause [`Cause::InvalidRequest`]. `problem` contains the problem and its fix.
     pub(super) fn add(&mut self, location: impl Into<FindingLocation>, problem: impl fmt::Display) {
         self.add_with_cause(Cause::InvalidRequest, location, problem);
     }
 
-    /// Notes one of another cause than [`Cause::InvalidRequest`].
+    /// Records a finding of any cause.
     pub(super) fn add_with_cause(
         &mut self,
         cause: Cause,
@@ -78,20 +78,20 @@ impl Findings {
         self.0.push_with(|| Finding { cause, location: location.into(), problem: bounded() });
     }
 
-    /// How many there are.
+    /// Returns the number of findings, including those that were not kept.
     pub(super) fn len(&self) -> usize {
         self.0.total
     }
 
-    /// Those that were kept.
+    /// Returns the findings that were kept, and the total.
     pub(super) fn into_list(self) -> BoundedList<Finding> {
         self.0
     }
 
-    /// All of them as one error about `class` (the SecretProviderClass's name, which may be empty); nothing if there are none.
-    /// `slips` are names that may explain why others are missing.
+    /// Returns all findings as one error about `class` (the SecretProviderClass's name, which may be empty), or `None`
+    /// if there are none. `typos` lists unknown names that may explain missing ones.
     ///
-    /// Those of one cause end with its id once, others each with its own.
+    /// If all findings have one cause, its ID ends the error. Otherwise, each finding ends with its own ID.
     pub(super) fn into_error(self, class: &str, typos: Option<String>) -> Option<Error> {
         let Self(BoundedList { items, total }) = self;
         let cause = items.first()?.cause;
@@ -117,13 +117,13 @@ impl Findings {
 }
 
 impl Finding {
-    /// The place by name, and what is wrong there.
+    /// Returns the location by name, followed by the problem.
     #[must_use]
     pub fn message(&self) -> String {
         format!("{}: {}", self.location, self.problem)
     }
 
-    /// The same for whoever has only the class, with the position in `objects`.
+    /// Returns the message with the position in `objects`, for readers who have only the class.
     #[must_use]
     pub fn message_with_position(&self) -> String {
         let suffix = self.location.position().map(|at| format!(" (line {}, column {} of objects)", at.line, at.column));
@@ -132,7 +132,7 @@ impl Finding {
 }
 
 impl FindingLocation {
-    /// The position in the text of `objects`, if it is known.
+    /// Returns the position in the text of `objects`, if it is known.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
@@ -144,12 +144,12 @@ impl FindingLocation {
 }
 
 impl ObjectEntry {
-    /// One of its fields.
+    /// Returns the location of one field of the entry.
     pub(super) fn field_location(&self, field: &str) -> FindingLocation {
         self.fields_location(&[field])
     }
 
-    /// Fields that do not go together.
+    /// Returns the location of several fields of the entry that conflict.
     pub(super) fn fields_location(&self, fields: &[&str]) -> FindingLocation {
         FindingLocation::Object(self.clone(), fields.iter().map(|&field| field.to_owned()).collect(), None)
     }
@@ -179,7 +179,7 @@ impl fmt::Display for FindingLocation {
     }
 }
 
-/// By its name, or by its place in the list when it has none.
+/// Writes the entry's name, or its index in the list if it has no name.
 impl fmt::Display for ObjectEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.is_empty() {
@@ -197,7 +197,7 @@ impl<T> Default for BoundedList<T> {
 }
 
 impl<T> BoundedList<T> {
-    /// Adds an item, which is made only if it will be kept.
+    /// Counts an item, and calls `item` only if the list still has room for it.
     pub(super) fn push_with(&mut self, item: impl FnOnce() -> T) {
         if self.items.len() < MAX_STORED_FINDINGS {
             self.items.push(item());
@@ -206,7 +206,7 @@ impl<T> BoundedList<T> {
     }
 }
 
-/// The first few of `count` items, and how many more there are.
+/// Joins the first [`MAX_LISTED_FINDINGS`] of `count` items and appends the number of the others.
 pub(super) fn join_truncated(items: impl Iterator<Item = String>, count: usize) -> String {
     let mut listed: Vec<String> = items.take(MAX_LISTED_FINDINGS).collect();
     if count > listed.len() {
@@ -215,7 +215,7 @@ pub(super) fn join_truncated(items: impl Iterator<Item = String>, count: usize) 
     listed.join(", ")
 }
 
-/// Names in a row; what is no plain word is in quotes.
+/// Joins names with "and". Names that are not short and alphanumeric are quoted.
 fn join_names(names: &[String]) -> String {
     let is_plain = |name: &str| name.len() <= MAX_QUOTED_BYTES && name.bytes().all(|b| b.is_ascii_alphanumeric());
     let shown = names.iter().map(|name| if is_plain(name) { name.clone() } else { quote(name) });

@@ -1,4 +1,5 @@
-//! Values as Go's decoder leaves them, written as Go's `encoding/json` writes them: versions are made from these bytes.
+//! Values as Go's decoder produces them, written as Go's `encoding/json` writes them. Object versions are computed from
+//! these bytes.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -11,32 +12,32 @@ use crate::secret::SecretText;
 pub(super) enum GoValue {
     Null,
     Bool(bool),
-    /// Any of Go's `int`, `int64` and `uint64`.
+    /// A value of Go's `int`, `int64` or `uint64`.
     Int(i128),
-    /// Finite: JSON has no other.
+    /// A finite number, because JSON has no others.
     Float(f64),
     Text(SecretText),
     List(Vec<GoValue>),
-    /// Sorted bytewise, as Go sorts keys.
+    /// A map sorted bytewise, as Go sorts keys.
     Map(GoMap),
 }
 
 /// Values by name.
 pub(super) type GoMap = BTreeMap<String, GoValue>;
 
-/// JSON on its way into a [`SecretText`]; zeroed, also what is left behind when it grows.
+/// Builder of JSON for a [`SecretText`]. Zeroes its buffer, including the old one when it grows.
 #[derive(Default)]
 pub(super) struct JsonWriter(Zeroizing<String>);
 
 impl From<JsonWriter> for SecretText {
-    /// In a buffer of its size: it is kept.
+    /// Copies the text into a buffer of exact size, because the result is long-lived.
     fn from(json: JsonWriter) -> Self {
         json.0.as_str().into()
     }
 }
 
 impl JsonWriter {
-    /// Appends what needs no escaping.
+    /// Appends text that needs no escaping.
     pub(super) fn push_raw(&mut self, text: &str) {
         let needed = self.0.len() + text.len();
         if needed > self.0.capacity() {
@@ -47,7 +48,7 @@ impl JsonWriter {
         self.0.push_str(text);
     }
 
-    /// A string, with the characters escaped that Go escapes: `<`, `>` and `&` are among them.
+    /// Appends a string, with the same characters escaped as in Go, including `<`, `>` and `&`.
     pub(super) fn push_string(&mut self, text: &str) {
         self.push_raw("\"");
         let mut unescaped_from = 0;
@@ -76,7 +77,7 @@ impl JsonWriter {
         self.push_raw("\"");
     }
 
-    /// A map's entries between braces.
+    /// Appends a map's entries between braces.
     pub(super) fn push_map(&mut self, map: &GoMap) {
         self.push_sequence("{}", map, |json, (name, value)| {
             json.push_string(name);
@@ -114,12 +115,13 @@ impl JsonWriter {
     }
 }
 
-/// A float as Go's encoder writes it: as few digits as it takes, with an exponent below 1e-6 and from 1e21.
+/// Formats a float as Go's encoder does: the fewest digits that round-trip, with an exponent below 1e-6 and from 1e21.
 pub(super) fn format_float(number: f64) -> String {
     let sign = if number.is_sign_negative() { "-" } else { "" };
     let size = number.abs();
     let count = format!("{size:e}").split('e').next().map_or(1, |mantissa| mantissa.replace('.', "").len());
-    // Of the shortest numbers that read back as this one Go takes the nearest, and of two the even; Rust the upper.
+    // Among the shortest numbers that round-trip, Go chooses the nearest, and the even one of two. Rust chooses the
+    // upper.
     let scientific = format!("{size:.*e}", count - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();
@@ -149,7 +151,7 @@ mod tests {
         SecretText::from(json).expose().to_owned()
     }
 
-    /// Each checked against Go 1.26.
+    /// Values checked against Go 1.26.
     #[test]
     fn go_json_strings_are_escaped_like_go() {
         for (text, want) in [
@@ -165,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Each checked against Go 1.26.
+    /// Values checked against Go 1.26.
     #[test]
     fn go_json_numbers_are_formatted_like_go() {
         for (number, want) in [

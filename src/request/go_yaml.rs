@@ -1,11 +1,11 @@
-//! Plain YAML scalars as Go's yaml.v3 resolves them. It is neither YAML 1.1 nor 1.2, and what a class says depends on it:
-//! `0440` and `0o440` are octal, `1_000` is a number, `yes` is text, and `2030-01-01` is a time.
+//! Plain YAML scalars as Go's yaml.v3 resolves them. Its rules follow neither YAML 1.1 nor 1.2, and the meaning of a
+//! class depends on them: `0440` and `0o440` are octal, `1_000` is a number, `yes` is text, and `2030-01-01` is a time.
 
 mod timestamp;
 
 use super::go_json::GoValue;
 
-/// The value of a plain, untagged scalar; nothing for `.inf` and `.nan`, which JSON cannot say.
+/// Returns the value of a plain, untagged scalar, or `None` for `.inf` and `.nan`, which JSON cannot represent.
 pub(super) fn resolve_scalar(text: &str) -> Option<GoValue> {
     Some(match text {
         "" | "~" | "null" | "Null" | "NULL" => GoValue::Null,
@@ -17,7 +17,7 @@ pub(super) fn resolve_scalar(text: &str) -> Option<GoValue> {
     })
 }
 
-/// The whole number that a plain scalar is, if it is one.
+/// Returns the integer value of a plain scalar, or `None` if the scalar is not an integer.
 pub(super) fn parse_integer(text: &str) -> Option<i128> {
     match resolve_number_or_time(text) {
         Some(GoValue::Int(number)) => Some(number),
@@ -42,7 +42,7 @@ fn resolve_number_or_time(text: &str) -> Option<GoValue> {
     }
 }
 
-/// Go's `ParseInt` and `ParseUint` with base 0: the prefix says the base, and a bare leading 0 means octal.
+/// Go's `ParseInt` and `ParseUint` with base 0: the prefix sets the base, and a bare leading 0 means octal.
 fn parse_int(text: &str) -> Option<i128> {
     let (negative, digits) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
@@ -60,7 +60,7 @@ fn parse_int(text: &str) -> Option<i128> {
     check_range(if negative { -magnitude } else { magnitude }, !signed)
 }
 
-/// What `ParseInt` does not take but yaml.v3 then does: a sign after the prefix, as in `0b-1`.
+/// Parses a sign after the prefix, as in `0b-1`, which yaml.v3 accepts after `ParseInt` has rejected it.
 fn parse_int_with_inner_sign(text: &str) -> Option<i128> {
     let (minus, rest) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (radix, digits) = match rest.get(..2)? {
@@ -79,23 +79,24 @@ fn parse_int_with_inner_sign(text: &str) -> Option<i128> {
 }
 
 fn parse_unsigned(digits: &str, radix: u32) -> Option<i128> {
-    // A sign is no digit here, though Rust's parser takes one.
+    // Reject signs here, because Rust's parser accepts them.
     digits.chars().all(|c| c.is_digit(radix)).then(|| i128::from_str_radix(digits, radix).ok())?
 }
 
-/// `int64`, or `uint64` when there was no sign.
+/// Limits a number to the range of `int64`, or up to that of `uint64` if it has no sign.
 fn check_range(number: i128, allow_unsigned: bool) -> Option<i128> {
     let max = if allow_unsigned { i128::from(u64::MAX) } else { i128::from(i64::MAX) };
     (i128::from(i64::MIN)..=max).contains(&number).then_some(number)
 }
 
-/// Go's rule for floats; for anything that starts with a digit or sign, yaml.v3 drops underscores wherever they are.
+/// Returns true if every underscore is between two digits, Go's rule for floats. In scalars that start with a digit or
+/// sign, yaml.v3 drops underscores at any position.
 fn underscores_separate_digits(text: &str) -> bool {
     let digit = |at: Option<usize>| at.and_then(|at| text.as_bytes().get(at)).is_some_and(u8::is_ascii_digit);
     text.match_indices('_').all(|(at, _)| digit(at.checked_sub(1)) && digit(at.checked_add(1)))
 }
 
-/// A decimal with optional fraction and exponent. One that overflows stays text, as there.
+/// Parses a decimal with optional fraction and exponent. A number that overflows stays text, as in yaml.v3.
 fn parse_float(text: &str) -> Option<f64> {
     let body = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (mantissa, exponent) = body.split_once(['e', 'E']).unwrap_or((body, "0"));

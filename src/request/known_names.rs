@@ -24,11 +24,11 @@ pub(super) const PREFIXED_PARAMETERS: [&str; 14] = [
 pub(super) const UNPREFIXED_PARAMETERS: [&str; 6] =
     ["roleName", "audience", "objects", "refreshInterval", "tokenScope", "secretProviderClass"];
 
-/// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
+/// Parameters that this version recognizes but ignores; the Go provider has `auth` from 1.8.
 pub(super) const UNSUPPORTED_PARAMETERS: [&str; 1] = ["auth"];
 
-/// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
-/// without the prefix of a parameter; parameters first, then fields.
+/// Synonyms from other providers and from Vault's own tools, with the name used here. Lower case, without a parameter's
+/// prefix; parameters first, then fields.
 const ALIASES: [(&str, &str); 22] = [
     ("role", "RoleName"),
     ("addr", "Address"),
@@ -54,7 +54,7 @@ const ALIASES: [(&str, &str); 22] = [
     ("permission", "filePermission"),
 ];
 
-/// Whether a parameter goes by that name.
+/// Returns true if a parameter has that name.
 #[must_use]
 pub fn is_parameter(name: &str) -> bool {
     let prefixed = || {
@@ -63,7 +63,7 @@ pub fn is_parameter(name: &str) -> bool {
     UNPREFIXED_PARAMETERS.contains(&name) || name.starts_with(DRIVER_ATTRIBUTE_PREFIX) || prefixed()
 }
 
-/// The names that a mistyped one may stand for, those with the prefix it starts with or else with `vault`.
+/// Returns the candidates for a mistyped name, with the prefix that the name starts with or else with `vault`.
 pub(super) fn candidates(name: &str) -> Vec<String> {
     let lower = name.get(..7).unwrap_or(name).to_lowercase();
     let prefix = PARAMETER_PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
@@ -71,7 +71,7 @@ pub(super) fn candidates(name: &str) -> Vec<String> {
     UNPREFIXED_PARAMETERS.iter().chain(&UNSUPPORTED_PARAMETERS).map(|&plain| plain.to_owned()).chain(prefixed).collect()
 }
 
-/// The known name that is near in sense, or is the same but for its prefix.
+/// Returns the known name that is a synonym, or that differs only in its prefix.
 pub(super) fn find_alias<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let without_prefix = |name: &str| {
         PARAMETER_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_lowercase()

@@ -1,4 +1,4 @@
-//! `objects`: the list of what to read and which files to make of it.
+//! The `objects` parameter: the list of secrets to fetch and the files to write from them.
 
 mod args;
 mod file_names;
@@ -21,24 +21,24 @@ use crate::{
     yaml::{self, Budget},
 };
 
-/// The most text, in bytes.
+/// The maximum length of `objects`, in bytes.
 const MAX_OBJECTS_TEXT_BYTES: usize = 1 << 20;
 
-/// The most objects of one class.
+/// The maximum number of objects in one class.
 const MAX_OBJECTS: usize = 256;
 
-/// The list as it was understood.
+/// The parsed list.
 #[derive(Default)]
 pub(super) struct ParsedObjects {
     /// The objects without mistakes.
     pub(super) objects: Vec<Object>,
-    /// What every one of them would make.
+    /// The files that all entries would produce, including entries with mistakes.
     pub(super) files: Vec<OutputFile>,
 }
 
-/// Reads the list and notes every mistake in it; what it returns is whole only if there was none.
+/// Parses the list and records every mistake as a finding. The result is complete only if there were no mistakes.
 ///
-/// `permission` is that of objects which name none.
+/// `default_permission` applies to objects that set no permission.
 pub(super) fn parse(
     text: Option<&str>,
     default_permission: u32,
@@ -75,7 +75,8 @@ pub(super) fn parse(
     ParsedObjects::default()
 }
 
-/// The text with a line break at its end. Behind a block scalar there is then always one, which tells it from a plain one.
+/// Returns the text with a line break appended. A block scalar is then always followed by a line break, which
+/// distinguishes it from a plain scalar.
 fn with_trailing_newline(text: &str) -> Zeroizing<String> {
     let mut terminated = Zeroizing::new(String::with_capacity(text.len() + 1));
     terminated.push_str(text);
@@ -94,7 +95,7 @@ fn parse_entries(
     let mut file_names = FileNames::default();
     let mut objects = Vec::with_capacity(entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
-        // Go leaves out what is null.
+        // Go skips null entries.
         let Some(raw) = entry else {
             warnings.add(ObjectEntry { index, name: String::new() }, "is empty and ignored".to_owned());
             continue;

@@ -1,4 +1,4 @@
-//! The class's parameters other than `objects`: role, audience, and what it chooses of the server.
+//! The class's parameters other than `objects`: role, audience and server settings.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::{
     vault::{Address, SENSITIVE_URL_CHARS},
 };
 
-/// Role, audience and choice of server, as far as they can be understood.
+/// Role, audience and server settings, as far as they could be parsed.
 pub(super) struct Parameters {
     pub(super) role: String,
     pub(super) audience: Option<String>,
@@ -25,7 +25,7 @@ pub(super) struct Parameters {
     pub(super) choice: ServerChoice,
 }
 
-/// Reads the parameters, notes every mistake.
+/// Parses the parameters and records every mistake as a finding.
 pub(super) fn parse(attributes: &Attributes, findings: &mut Findings, warnings: &mut Warnings) -> Parameters {
     let mut reader = ParameterParser { attributes, findings, warnings };
     Parameters {
@@ -54,7 +54,7 @@ struct ParameterParser<'a, 'n> {
 }
 
 impl<'a> ParameterParser<'a, '_> {
-    /// The first spelling that is set; a second one that says something else is worth a warning.
+    /// Returns the first spelling that is set. Adds a warning for each further spelling with a different value.
     fn find_prefixed(&mut self, suffix: &'a str) -> Option<Parameter<'a>> {
         let mut spellings = self.attributes.parameters_with_suffix(suffix);
         let first = spellings.next()?;
@@ -64,7 +64,8 @@ impl<'a> ParameterParser<'a, '_> {
         Some(first)
     }
 
-    /// The value, unless it holds a control character: it ends in a header, a path or a message.
+    /// Returns the value, or records a finding if it contains a control character. Values end up in headers, paths and
+    /// messages.
     fn require_single_line(&mut self, parameter: Parameter<'_>) -> Option<String> {
         if parameter.value.chars().any(char::is_control) {
             self.findings.add(parameter.name, "contains a control character or line break; remove it");
@@ -83,7 +84,8 @@ impl<'a> ParameterParser<'a, '_> {
         self.require_single_line(Parameter { name, value })
     }
 
-    /// How long plain secrets count as fresh. A time that is too short is made longer: the pod shall start all the same.
+    /// Parses the time for which plain secrets are fresh. A time below the minimum is raised with a warning, so that
+    /// the pod still starts.
     fn parse_refresh_interval(&mut self) -> Option<Refresh> {
         const NAME: &str = "refreshInterval";
         let value = self.parse_unprefixed(NAME)?;
@@ -100,7 +102,7 @@ impl<'a> ParameterParser<'a, '_> {
         }
     }
 
-    /// Whether pods of one service account share a Vault token.
+    /// Returns true if pods of one service account share a Vault token.
     fn parse_token_scope(&mut self) -> bool {
         const NAME: &str = "tokenScope";
         match self.parse_unprefixed(NAME).as_deref() {
@@ -126,7 +128,8 @@ impl<'a> ParameterParser<'a, '_> {
         self.require_single_line(parameter).unwrap_or_default()
     }
 
-    /// A server of the policy file, by name. It is no address's default, nor has it one.
+    /// Parses the name of an endpoint in the policy file. The endpoint has no default and is not a default for the
+    /// address. Setting both is a mistake.
     fn parse_endpoint(&mut self) -> Option<String> {
         let parameter = self.find_prefixed("Endpoint")?;
         if let Some(address) = self.attributes.parameters_with_suffix("Address").next() {
@@ -161,11 +164,12 @@ impl<'a> ParameterParser<'a, '_> {
         Some(name)
     }
 
-    /// Without slashes around it. `/` alone is the root namespace, which Vault also calls `root`.
+    /// Parses a namespace and trims its surrounding slashes. `/` alone is the root namespace, which Vault also calls
+    /// `root`.
     fn parse_namespace(&mut self, suffix: &'a str) -> Option<String> {
         let parameter = self.find_prefixed(suffix)?;
         let (name, namespace) = (parameter.name.to_owned(), self.require_single_line(parameter)?);
-        // Blanks at the ends of a header's value are none of it.
+        // Whitespace around a header's value is not part of the value.
         let trimmed = namespace.trim_matches(|c: char| c == '/' || c.is_whitespace());
         if trimmed.split('/').any(|part| part.is_empty() && !trimmed.is_empty() || matches!(part.trim(), "." | "..")) {
             let problem = "contains an empty part, `.` or `..`; write the namespace itself";

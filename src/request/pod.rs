@@ -1,4 +1,4 @@
-//! Who asks: what kubelet says of the pod when the `CSIDriver` has `podInfoOnMount`.
+//! The pod of a request, from the attributes that kubelet adds when the `CSIDriver` has `podInfoOnMount`.
 
 use super::{
     Pod,
@@ -6,10 +6,10 @@ use super::{
     findings::{FindingLocation, Findings},
 };
 
-/// The prefix of everything that kubelet and the driver add to the attributes.
+/// The prefix of all attributes that kubelet and the driver add.
 pub(super) const DRIVER_ATTRIBUTE_PREFIX: &str = "csi.storage.k8s.io/";
 
-/// The pod, with an empty text for each part that is missing and noted as a mistake.
+/// Parses the pod. A missing part becomes an empty string and a finding.
 pub(super) fn parse(attributes: &Attributes, findings: &mut Findings) -> Pod {
     let mut missing = Vec::new();
     let mut part = |name: &str| {

@@ -6,16 +6,16 @@ use zeroize::Zeroizing;
 
 use crate::secret::SecretText;
 
-/// Parameters by name. A name may have several values, whose order stays.
+/// Parameters by name. A name may have several values, which keep their order.
 #[derive(Default)]
 pub(super) struct Query(BTreeMap<Vec<u8>, Vec<Zeroizing<Vec<u8>>>>);
 
-/// A name that already has another value.
+/// The error of inserting a name that already has another value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QueryConflict;
 
 impl Query {
-    /// Reads what follows the `?`. The error says how to mend it and repeats no value.
+    /// Parses the text after the `?`. The error contains the fix and no value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut query = Self::default();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -31,7 +31,7 @@ impl Query {
         Ok(query)
     }
 
-    /// Adds a parameter, unless it is there already with the same value.
+    /// Adds a parameter, unless it already has the same value.
     pub(super) fn insert(&mut self, name: &str, value: &str) -> Result<(), QueryConflict> {
         let values = self.0.entry(name.as_bytes().to_vec()).or_default();
         match values.as_slice() {
@@ -42,10 +42,10 @@ impl Query {
         Ok(())
     }
 
-    /// Form-encoded, sorted by name; nothing if there are none.
+    /// Returns the parameters form-encoded and sorted by name, or `None` if there are none.
     pub(super) fn encode(&self) -> Option<SecretText> {
         let pairs = || self.0.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        // Room for all of it, so that no copy stays behind when the text grows.
+        // Reserve the full capacity, so that growth leaves no copy of a secret in memory.
         let capacity = pairs().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
         let mut text = String::with_capacity(capacity);
         for (name, value) in pairs() {
@@ -100,7 +100,7 @@ mod tests {
         query.encode().map(|q| q.expose().to_owned()).unwrap_or_default()
     }
 
-    /// Each checked against the real Go client.
+    /// Encodings checked against the real Go client.
     #[test]
     fn query_is_encoded_like_go() {
         for (text, want) in [

@@ -7,7 +7,7 @@ use crate::error::{Cause, Code};
 
 const OBJECTS: &str = "- {objectName: a, secretPath: secret/data/a, secretKey: pass}";
 
-/// A class's parameters, with all that the driver adds.
+/// A class's parameters, with the driver's additions.
 struct ClassBuilder(BTreeMap<String, String>);
 
 impl ClassBuilder {
@@ -154,7 +154,7 @@ fn mount_spec_debug_redacts_arguments_and_tokens() {
     assert!(!format!("{:?}", class.parse().unwrap()).contains("hunter2"));
 }
 
-/// Text that looks like a class's objects more often than not.
+/// Text that usually looks like a class's objects.
 fn objects_strategy() -> impl Strategy<Value = String> {
     let word = "[a-z*./~0-9:'\"&<!|>{}\\[\\]# \t-]{0,12}";
     let line = (

@@ -1,4 +1,4 @@
-//! The service account tokens that the driver passes, and what they say of themselves.
+//! The service account tokens that the driver passes, and their claims.
 
 mod claims;
 
@@ -17,17 +17,17 @@ use crate::secret::SecretText;
 /// The attribute, and from Kubernetes 1.35 the secret, that holds the tokens.
 pub const TOKENS_ATTRIBUTE: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
-/// The most `secrets` text, in bytes.
+/// The maximum length of `secrets`, in bytes.
 const MAX_SECRETS_BYTES: usize = 4 << 20;
 
-/// Of nodePublishSecretRef's data, the one entry that matters here.
+/// The one entry of nodePublishSecretRef's data that vaultmount uses.
 #[derive(Deserialize)]
 struct NodePublishSecrets {
     #[serde(rename = "csi.storage.k8s.io/serviceAccount.tokens")]
     tokens: Option<SecretText>,
 }
 
-/// What kubelet writes for one audience.
+/// The JSON that kubelet writes for one audience.
 #[derive(Deserialize)]
 struct IssuedToken {
     #[serde(default)]
@@ -35,20 +35,20 @@ struct IssuedToken {
 }
 
 impl ServiceAccountTokens {
-    /// The token for an audience.
+    /// Returns the token for an audience.
     #[must_use]
     pub fn for_audience(&self, audience: &str) -> Option<&SecretText> {
         self.0.get(audience)
     }
 
-    /// The audiences there are tokens for.
+    /// Returns the audiences that have a token.
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }
 
-/// The tokens out of `secrets` and attributes. Where both have one for an audience it is that of `secrets`, which a pod's
-/// own volumeAttributes cannot reach.
+/// Parses the tokens in `secrets` and in the attributes. If both contain a token for an audience, the one in `secrets`
+/// is used, because a pod's volumeAttributes cannot change it.
 pub(super) fn parse(attributes: &Attributes, secrets: &str, findings: &mut Findings) -> ServiceAccountTokens {
     let mut tokens = ServiceAccountTokens::default();
     if let Some(text) = attributes.get(TOKENS_ATTRIBUTE) {
@@ -62,8 +62,8 @@ pub(super) fn parse(attributes: &Attributes, secrets: &str, findings: &mut Findi
     tokens
 }
 
-/// The entry for tokens, if any. Up to Kubernetes 1.34 the driver writes `{}`, or the word `null`, unless the volume has a
-/// nodePublishSecretRef, whose data is nobody's business here.
+/// Returns the entry for tokens, if any. Up to Kubernetes 1.34 the driver writes `{}`, or the word `null`, unless the
+/// volume has a nodePublishSecretRef. The other data of that Secret is ignored.
 fn tokens_in_secrets(text: &str) -> Result<Option<SecretText>, String> {
     if text.trim().is_empty() {
         return Ok(None);
@@ -101,7 +101,7 @@ mod tests {
     const ATTRIBUTE: &str =
         r#"{"vault":{"token":"t-vault","expirationTimestamp":"2026-11-22T08:00:00Z"},"":{"token":"t-api"}}"#;
 
-    /// The tokens as `audience=token`, and what was wrong.
+    /// Returns the tokens as `audience=token`, and the error if any.
     fn parse_tokens(attribute: &str, secrets: &str) -> (Vec<String>, String) {
         let mut map = BTreeMap::new();
         map.insert(TOKENS_ATTRIBUTE, attribute);

@@ -1,14 +1,16 @@
-//! Paths at Vault: where a secret is read, and where a login goes.
+//! Vault paths of secrets and logins.
 //!
-//! The Go client cleans a path (`a//b/` is `a/b`), takes percent signs literally and escapes what a URL cannot hold, so
-//! `a b` and `a%20b` are two secrets. The same here, but dot segments and `#` are refused: they are mistakes, or worse.
+//! The Go client normalizes a path (`a//b/` is `a/b`), keeps percent signs literal and escapes characters that a URL
+//! cannot hold. Therefore `a b` and `a%20b` are two secrets. vaultmount does the same, but rejects dot segments and
+//! `#`, because they are mistakes or worse.
 
 use super::query::Query;
 
-/// The longest path accepted, in bytes, far beyond what any storage behind Vault takes.
+/// The maximum length of a path, in bytes; far above the limit of any storage backend of Vault.
 const MAX_SECRET_PATH_BYTES: usize = 4096;
 
-/// Splits a `secretPath` into the clean path below `/v1/` and its query. The error says what is wrong and how to mend it.
+/// Splits a `secretPath` into the normalized path below `/v1/` and its query. The error contains the problem and its
+/// fix.
 pub(super) fn parse_secret_path(text: &str) -> Result<(String, Query), String> {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let api_path = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("v1/")).unwrap_or(path);
@@ -25,7 +27,7 @@ pub(super) fn parse_secret_path(text: &str) -> Result<(String, Query), String> {
     Ok((path, Query::parse(query)?))
 }
 
-/// An auth method's mount path without slashes around it; empty when the operator's is meant.
+/// Returns an auth method's mount path without surrounding slashes. An empty path means the operator's mount.
 pub(super) fn parse_mount_path(text: &str) -> Result<String, String> {
     match text.find(['?', '#']) {
         Some(_) => Err("contains a `?` or `#`; write the mount's path alone, as in kubernetes".to_owned()),
@@ -33,7 +35,7 @@ pub(super) fn parse_mount_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Without empty parts; dot segments and control characters are errors.
+/// Removes empty parts, and rejects dot segments and control characters.
 fn normalize(path: &str) -> Result<String, String> {
     if path.chars().any(char::is_control) {
         return Err("contains a control character or line break; remove it".to_owned());
@@ -69,7 +71,7 @@ mod tests {
         parse_secret_path(text).map(|(path, query)| (path, query.encode().map(|q| q.expose().to_owned())))
     }
 
-    /// What the real Go client sends for each (vault/api 1.20), below `/v1/` and before escaping.
+    /// Paths that the real Go client (vault/api 1.20) sends, below `/v1/` and before escaping.
     #[test]
     fn secret_path_is_parsed_like_go_client() {
         for (text, path, query) in [

@@ -1,4 +1,4 @@
-//! What stops no mount but should be told: names nobody knows, and names that only later versions know.
+//! Warnings that do not fail a mount, such as unknown names and names that this version does not support yet.
 
 use super::{
     attributes::Attributes,
@@ -10,21 +10,21 @@ use crate::{
     text::{closest_match, quote},
 };
 
-/// Warnings, and the names nobody knows.
+/// Warnings, with unknown names kept separately.
 #[derive(Default)]
 pub(super) struct Warnings {
     others: BoundedList<Finding>,
     unknown: BoundedList<UnrecognizedName>,
 }
 
-/// A name nobody knows, and the one that may be meant.
+/// An unknown name and its suggestion, if any.
 struct UnrecognizedName {
     location: FindingLocation,
     suggestion: Option<String>,
 }
 
 impl Warnings {
-    /// Adds one.
+    /// Adds a warning of cause [`Cause::InvalidRequest`].
     pub(super) fn add(&mut self, location: impl Into<FindingLocation>, problem: String) {
         self.add_with_cause(Cause::InvalidRequest, location, problem);
     }
@@ -33,7 +33,8 @@ impl Warnings {
         self.others.push_with(|| Finding { cause, location: location.into(), problem });
     }
 
-    /// Adds a name that is known but not supported yet; `value` if only that is not.
+    /// Adds a warning about a name that is not supported yet. `value` is set if only that value of the name is
+    /// unsupported.
     pub(super) fn add_unsupported(&mut self, location: impl Into<FindingLocation>, value: &str) {
         let value = if value.is_empty() { String::new() } else { format!("{} ", quote(value)) };
         self.add_with_cause(
@@ -43,7 +44,7 @@ impl Warnings {
         );
     }
 
-    /// Adds a name nobody knows, and which of the `known` may be meant.
+    /// Adds an unknown name, with a suggestion from `known`.
     pub(super) fn add_unknown<'a>(
         &mut self,
         location: impl Into<FindingLocation>,
@@ -57,7 +58,7 @@ impl Warnings {
         });
     }
 
-    /// Looks at the names of all attributes.
+    /// Checks the names of all attributes.
     pub(super) fn check_parameter_names(&mut self, attributes: &Attributes) {
         for name in attributes.names().filter(|name| !is_parameter(name)) {
             if UNSUPPORTED_PARAMETERS.contains(&name) {
@@ -69,7 +70,7 @@ impl Warnings {
         }
     }
 
-    /// All of them for a log: the first few, and in one all names nobody knows.
+    /// Returns the first [`MAX_LISTED_FINDINGS`] warnings for the log, and one more message for the unknown names.
     pub(super) fn into_messages(self) -> Vec<String> {
         let mut texts: Vec<String> =
             self.others.items.iter().take(MAX_LISTED_FINDINGS).map(Finding::message_with_position).collect();
@@ -83,7 +84,7 @@ impl Warnings {
         texts
     }
 
-    /// The names nobody knows that are near to one that is known, in a line.
+    /// Returns one line with the unknown names that have a suggestion, or `None` if there are none.
     pub(super) fn typo_summary(&self) -> Option<String> {
         let typos: Vec<&UnrecognizedName> =
             self.unknown.items.iter().filter(|unknown| unknown.suggestion.is_some()).collect();
@@ -95,7 +96,7 @@ impl Warnings {
         })
     }
 
-    /// The names nobody knows, and the others.
+    /// Returns the unknown names as findings, and the other warnings.
     pub(super) fn into_findings(self) -> (BoundedList<Finding>, BoundedList<Finding>) {
         let BoundedList { items, total } = self.unknown;
         (BoundedList { items: items.into_iter().map(UnrecognizedName::into_finding).collect(), total }, self.others)

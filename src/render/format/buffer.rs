@@ -1,10 +1,10 @@
-//! Text that is written piece by piece.
+//! A text buffer for secrets that grows piece by piece.
 
 use zeroize::Zeroizing;
 
 use crate::secret::SecretBytes;
 
-/// Secret text that grows without leaving copies behind: what it outgrows is zeroed.
+/// Secret text that leaves no copies when it grows: outgrown buffers are zeroed.
 #[derive(Default)]
 pub(super) struct SecretTextBuffer(Zeroizing<String>);
 
@@ -26,7 +26,7 @@ impl SecretTextBuffer {
         self.0.push_str(text);
     }
 
-    /// `\uXXXX` with the digits of `unit` in capitals, as Java and JSON read it.
+    /// Appends `\uXXXX` with the digits of `unit` in upper case, as Java and JSON read it.
     pub(super) fn push_utf16_escape(&mut self, unit: u16) {
         self.push_str("\\u");
         for shift in [12, 8, 4, 0] {

@@ -1,10 +1,12 @@
-//! `KEY='value'` lines that POSIX sh reads exactly (`set -a; . ./file`), and dotenv parsers as far as they can.
+//! `KEY='value'` lines that POSIX sh reads exactly (`set -a; . ./file`), and dotenv parsers as well as they can.
 //!
-//! In single quotes everything but `'` stands for itself, line breaks included, in sh and in dotenv parsers. Only values
-//! with a `'` in them or a backslash at the end, which dotenv parsers would take for a quote, stand in double quotes, with
-//! sh's escapes. Where sh and dotenv cannot agree, sh is right: the parsers of Node.js keep backslashes in double quotes
-//! and change CR to LF, python-dotenv reads two backslashes as one everywhere and keeps the one of `\$`, godotenv refuses
-//! a backslash at the end.
+//! In single quotes, sh and dotenv parsers read every character but `'` literally, including line breaks. A value is
+//! written in double quotes with sh's escapes only if it contains a `'` or ends with a backslash, which dotenv parsers
+//! would take for a quote. If sh and a dotenv parser disagree, the file follows sh. These parsers differ from sh:
+//!
+//! - The parsers of Node.js keep backslashes in double quotes and change CR to LF.
+//! - python-dotenv reads two backslashes as one everywhere, and keeps the backslash of `\$`.
+//! - godotenv rejects a backslash at the end.
 
 use super::{
     super::{
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::error::{Cause, Error};
 
-/// Writes the members; values that are no strings as JSON text.
+/// Writes the members. Values that are not strings are written as JSON text.
 pub(super) fn write_env(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
     let invalid: Vec<&str> = fields.keys().map(String::as_str).filter(|key| !is_variable_name(key)).collect();
     if !invalid.is_empty() {
@@ -75,7 +77,7 @@ mod tests {
         Ok(String::from_utf8(out.finish().expose().to_vec()).unwrap())
     }
 
-    /// What sh has in each variable after it read the file.
+    /// Returns the value of each variable after sh has read the file.
     fn read_by_sh(file: &str, names: &[&str]) -> Vec<String> {
         let mut script = tempfile::NamedTempFile::new().unwrap();
         script.write_all(file.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! JSON, and the parts of YAML that are written like it: nested values with sorted keys.
+//! JSON, and the parts of YAML with the same syntax: nested values with sorted keys.
 
 use super::{
     super::json::{Fields, JsonText},
@@ -6,24 +6,24 @@ use super::{
 };
 use crate::error::{Cause, Error};
 
-/// The levels of objects and arrays that may stand in each other: what `serde_json`, and with it most readers, accept.
+/// The maximum nesting of objects and arrays: the limit of `serde_json`, which most readers share.
 const MAX_NESTING_DEPTH: usize = 127;
 
-/// What stands between elements, and between key and value.
+/// The separators between elements, and between key and value.
 pub(super) struct Separators {
     pub(super) comma: &'static str,
     pub(super) colon: &'static str,
 }
 
-/// The data on one line, with a newline at the end as jq and every JSON encoder that writes files have it.
+/// Writes the data on one line with a trailing newline, like jq and every JSON encoder that writes files.
 pub(super) fn write_json(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
     write_object(out, fields, &Separators { comma: ",", colon: ":" }, 0)?;
     out.push('\n');
     Ok(())
 }
 
-/// A value: strings with as few escapes as any reader needs, keys sorted, everything else as the server wrote it.
-/// `depth` is how many objects and arrays it stands in.
+/// Writes a value with sorted keys. Strings have only the escapes that some reader needs, and everything else is as the
+/// server wrote it. `depth` is the number of objects and arrays around the value.
 pub(super) fn write_value(
     out: &mut SecretTextBuffer,
     value: JsonText<'_>,
@@ -84,7 +84,7 @@ fn increment_depth(depth: usize) -> Result<usize, Error> {
         .with_fix("take the part that is needed with secretPointer"))
 }
 
-/// A string in double quotes that JSON, YAML 1.1 and YAML 1.2 read alike.
+/// Writes a string in double quotes with the same meaning in JSON, YAML 1.1 and YAML 1.2.
 pub(super) fn write_string(out: &mut SecretTextBuffer, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -94,7 +94,8 @@ pub(super) fn write_string(out: &mut SecretTextBuffer, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            // Line breaks to YAML 1.1 and JavaScript, a byte order mark, and what YAML calls not printable.
+            // Line breaks in YAML 1.1 and JavaScript, a byte order mark, and characters that YAML defines as not
+            // printable.
             '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => write_utf16_escapes(out, c),
             c if c.is_control() => write_utf16_escapes(out, c),
             c => out.push(c),

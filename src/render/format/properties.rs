@@ -2,8 +2,8 @@
 
 use super::{super::json::Fields, SecretTextBuffer};
 
-/// Writes the members; values that are no strings as JSON text. ASCII only, so it does not matter whether it is read as
-/// Latin-1 (as a stream) or as UTF-8 (as a reader).
+/// Writes the members. Values that are not strings are written as JSON text. The output is ASCII, so it reads the same
+/// as Latin-1 (as a stream) and as UTF-8 (as a reader).
 pub(super) fn write_properties(out: &mut SecretTextBuffer, fields: &Fields<'_>) {
     for (key, member) in fields {
         for c in key.chars() {
@@ -47,7 +47,7 @@ mod tests {
         String::from_utf8(out.finish().expose().to_vec()).unwrap()
     }
 
-    /// The part of `Properties.load` that a file without comments and continued lines needs.
+    /// The part of `Properties.load` needed for a file without comments and continued lines.
     fn load(file: &str) -> BTreeMap<String, String> {
         file.lines()
             .map(|line| {

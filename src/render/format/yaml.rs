@@ -1,4 +1,4 @@
-//! YAML: a block mapping of the keys, one line each; values that nest are written on their line, like JSON.
+//! YAML as a block mapping with one line per key. Nested values are written on the same line, like JSON.
 
 use super::{
     super::json::{Fields, JsonText},
@@ -7,19 +7,19 @@ use super::{
 };
 use crate::error::Error;
 
-/// The longest key of the form `key: value` in characters, less its quotes: YAML's limit is 1024.
+/// The maximum length of a key in the form `key: value`, in characters and without its quotes. YAML's limit is 1024.
 const MAX_SIMPLE_KEY_CHARS: usize = 1000;
 
-/// Words that YAML 1.1 or 1.2 reads as something else than text, in any case.
+/// Words that YAML 1.1 or 1.2 does not read as text, in upper or lower case.
 const RESERVED_WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
 
-/// Writes the members. Strings are quoted unless no parser can take them for anything else; numbers are JSON's.
+/// Writes the members. Strings are quoted unless every parser reads them as text. Numbers are written as in JSON.
 pub(super) fn write_yaml(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
     if fields.is_empty() {
         out.push_str("{}\n");
     }
     for (key, member) in fields {
-        // An escape is six characters at most.
+        // An escape has at most six characters.
         let is_simple_key = key.chars().count() * 6 < MAX_SIMPLE_KEY_CHARS;
         out.push_str(if is_simple_key { "" } else { "? " });
         write_scalar(out, key);
@@ -42,7 +42,8 @@ fn write_scalar(out: &mut SecretTextBuffer, text: &str) {
     if is_plain_scalar(text) { out.push_str(text) } else { write_string(out, text) }
 }
 
-/// Whether a string needs no quotes: it begins with a letter, has nothing in it that means something, and is no word.
+/// Returns true if a string needs no quotes: it begins with a letter, contains no special character, and is not a
+/// reserved word.
 fn is_plain_scalar(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))

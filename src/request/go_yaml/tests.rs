@@ -8,7 +8,7 @@ fn resolved_json(text: &str) -> String {
     SecretText::from(json).expose()[5..].trim_end_matches('}').to_owned()
 }
 
-/// Each as yaml.v3 3.0.1 decodes it into an `interface{}` and Go 1.26 encodes that.
+/// Scalars as yaml.v3 3.0.1 decodes them into an `interface{}`, and the JSON that Go 1.26 encodes from it.
 const VECTORS: [(&str, &str); 91] = [
     ("~", "null"),
     ("null", "null"),

@@ -1,11 +1,11 @@
-//! Times as yaml.v3 recognizes them, and as Go then writes them to JSON.
+//! Timestamps as yaml.v3 recognizes them, formatted as Go writes them to JSON.
 
 use jiff::civil::{Date, DateTime};
 
-/// The time that a plain scalar is, if it is one, in RFC 3339 with as many decimals as needed.
+/// Returns a plain scalar's timestamp in RFC 3339 with as many decimals as needed, or `None` if it is not a timestamp.
 ///
-/// The shapes are a date; a date, spaces and a time of day; or both with a `T` between and a zone behind. Every number but
-/// the year may be of one digit, and the seconds may have decimals.
+/// Three forms are accepted: a date; a date, spaces and a time of day; or date and time joined by `T` and followed by a
+/// zone. Every number except the year may have one digit, and the seconds may have decimals.
 pub(super) fn parse(text: &str) -> Option<String> {
     let mut rest = Scanner(text);
     let year = rest.parse_digits(4, 4).filter(|_| text.as_bytes().get(4) == Some(&b'-'))?;
@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Option<String> {
     rest.0.is_empty().then(|| format!("{time}{zone}"))
 }
 
-/// What is left to read.
+/// The remaining input.
 struct Scanner<'a>(&'a str);
 
 impl Scanner<'_> {
@@ -36,7 +36,7 @@ impl Scanner<'_> {
         Some(self)
     }
 
-    /// A number of at least `least` and at most `most` digits.
+    /// Parses a number of at least `least` and at most `most` digits.
     fn parse_digits(&mut self, min_count: usize, max_count: usize) -> Option<u32> {
         let count = self.0.bytes().take(max_count).take_while(u8::is_ascii_digit).count();
         let (digits, rest) = self.0.split_at(count);
@@ -53,7 +53,8 @@ impl Scanner<'_> {
         DateTime::new(date.year(), date.month(), date.day(), hour, minute, second, fraction).ok()
     }
 
-    /// Decimals of a second as nanoseconds, none if there are none; Go also takes a comma, and drops digits after the ninth.
+    /// Parses the decimals of a second as nanoseconds, 0 if there are none. Go also accepts a comma, and drops digits
+    /// after the ninth.
     fn parse_fraction(&mut self) -> i32 {
         let Some(decimals) = self.0.strip_prefix(['.', ',']).filter(|d| d.starts_with(|c: char| c.is_ascii_digit()))
         else {
@@ -65,7 +66,7 @@ impl Scanner<'_> {
         digits.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, digit| n * 10 + i32::from(digit - b'0'))
     }
 
-    /// `Z`, or an offset of whole minutes.
+    /// Parses `Z`, or an offset in whole minutes.
     fn parse_zone(&mut self) -> Option<String> {
         if self.skip_prefix("Z").is_some() {
             return Some("Z".to_owned());

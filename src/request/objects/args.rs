@@ -1,4 +1,4 @@
-//! `secretArgs` as YAML gives them and as Go's yaml.v3 would have understood them.
+//! `secretArgs` as parsed from YAML, with the meaning that Go's yaml.v3 gives them.
 
 use std::ops::Range;
 
@@ -13,12 +13,12 @@ use crate::{
     yaml::{Position, value},
 };
 
-/// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
+/// A value with its position in the text. The position is needed to resolve a plain scalar as Go does.
 pub(super) struct SpannedValue(Tagged<Spanned<AnyValue>>);
 
 type AnyValue = value::AnyValue<SpannedValue>;
 
-/// What Go could not have sent, and where it stands.
+/// An argument that Go could not have sent, and its position.
 #[derive(Debug)]
 pub(super) struct UnsupportedArg {
     pub(super) problem: &'static str,
@@ -26,7 +26,7 @@ pub(super) struct UnsupportedArg {
 }
 
 impl SpannedValue {
-    /// The arguments by name; nothing for `secretArgs:` with nothing behind it.
+    /// Returns the arguments by name, or `None` if `secretArgs:` is null.
     pub(super) fn into_arguments(self, source: &str) -> Result<Option<GoMap>, UnsupportedArg> {
         match self.0.0.value {
             AnyValue::Null => Ok(None),
@@ -38,7 +38,7 @@ impl SpannedValue {
         }
     }
 
-    /// The name of an argument: Go takes the text of any scalar.
+    /// Returns an argument's name. Like Go, accepts the text of any scalar.
     fn argument_name(&self, source: &str) -> Result<String, UnsupportedArg> {
         match &self.0.0.value {
             AnyValue::Text(text) => Ok(text.expose().to_owned()),
@@ -47,7 +47,7 @@ impl SpannedValue {
         }
     }
 
-    /// The name of an entry further down, which must be text for Go too: no number, and no time.
+    /// Returns the name of a nested entry, which must be text for Go too, not a number or a time.
     fn into_entry_name(self, source: &str) -> Result<String, UnsupportedArg> {
         let unsupported = self.unsupported("has a name that is no text; put it in quotes");
         let plain_text = self.untagged_plain_text(source);
@@ -68,12 +68,12 @@ impl SpannedValue {
         resolved.ok_or(UnsupportedArg { problem: "has a number that JSON cannot say", position })
     }
 
-    /// The text of a plain scalar without a tag, whose type is to be found out.
+    /// Returns the text of a plain scalar without a tag, which still needs its type resolved.
     fn untagged_plain_text<'s>(&self, source: &'s str) -> Option<&'s str> {
         let source_text = self.source_text(source);
         let is_plain = match &self.0.0.value {
-            // Quotes, folds and block scalars leave a mark in the text: at least the line break behind a block. Nothing at
-            // all behind a block's sign is empty text, while plain nothing is null.
+            // Quotes, folds and block scalars leave a mark in the source: at least the line break after a block. An
+            // empty block scalar is empty text, but an empty plain scalar is null.
             AnyValue::Text(text) => text.expose() == source_text && !source_text.is_empty(),
             AnyValue::Null | AnyValue::Bool(_) | AnyValue::Int(_) | AnyValue::Float(_) => true,
             AnyValue::List(_) | AnyValue::Map(_) => false,
@@ -94,7 +94,7 @@ impl SpannedValue {
                 Some(GoValue::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?))
             }
             AnyValue::Text(text) => Some(GoValue::Text(text)),
-            // Whatever carries a tag of somebody's own is text to Go.
+            // Go treats a scalar with a custom tag as text.
             _ if !is_standard_tag => Some(GoValue::Text(source_text.into())),
             AnyValue::Null => Some(GoValue::Null),
             AnyValue::Bool(word) => Some(GoValue::Bool(word)),
@@ -103,7 +103,7 @@ impl SpannedValue {
         })
     }
 
-    /// The scalar as it stands in the text.
+    /// Returns the scalar's source text.
     fn source_text<'s>(&self, source: &'s str) -> &'s str {
         self.byte_range().and_then(|range| source.get(range)).unwrap_or_default()
     }

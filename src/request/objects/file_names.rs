@@ -1,4 +1,4 @@
-//! File names as the driver takes them, and whether the files of one class can stand beside each other.
+//! Checks that the driver accepts each file name, and that the files of one class do not conflict.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::{
     text::quote,
 };
 
-/// The longest part of a path, and the longest path, in bytes.
+/// The maximum lengths of one part of a path and of the whole path, in bytes.
 const MAX_PART_AND_PATH_BYTES: (usize, usize) = (255, 4096);
 
-/// What the objects so far will write: the path, and by which object.
+/// The paths that the objects write, each with the index of its object.
 #[derive(Default)]
 pub(super) struct FileNames(BTreeMap<String, NamedFile>);
 
@@ -20,8 +20,9 @@ struct NamedFile {
     is_directory: bool,
 }
 
-/// Checks an `objectName`: relative and clean, not starting with `..`, each part at most 255 bytes, 4096 in all. `.` is the
-/// mount's root, which only an object with `secretKey: "*"` can name. The error says how to mend it.
+/// Checks that an `objectName` is relative and normalized, does not start with `..`, and has at most 255 bytes per part
+/// and 4096 in all. `.` is the mount's root, which only an object with `secretKey: "*"` can name. The error contains
+/// the fix.
 pub(super) fn check_name(name: &str, is_directory: bool) -> Result<(), String> {
     if name == "." {
         let why = "names the mount itself, which needs secretKey \"*\"; name a file";
@@ -48,7 +49,7 @@ pub(super) fn check_name(name: &str, is_directory: bool) -> Result<(), String> {
 }
 
 impl FileNames {
-    /// Adds an object's name and notes it if another has it.
+    /// Adds an object's name. Records a finding if another object already has that name.
     pub(super) fn add(&mut self, object_index: usize, name: &str, is_directory: bool, findings: &mut Findings) {
         if let Some(first) = self.0.get(name) {
             let problem =
@@ -59,7 +60,7 @@ impl FileNames {
         self.0.insert(name.to_owned(), NamedFile { object_index, is_directory });
     }
 
-    /// Notes every object whose file would have to be a directory for another.
+    /// Records a finding for every object with a path below another object's file.
     pub(super) fn check_no_file_is_directory(&self, findings: &mut Findings) {
         for (name, file) in &self.0 {
             for (end, _) in name.match_indices('/') {

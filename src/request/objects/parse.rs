@@ -1,4 +1,4 @@
-//! One entry of `objects` against every rule: what it reads, which part of the answer it wants, and as what file.
+//! Checks of one entry of `objects`: its request, its part of the response, and its file.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     vault::request::{Method, SecretRequest},
 };
 
-/// The object, or nothing if there is a mistake in it other than in its name.
+/// Returns the object, or `None` if it has a mistake other than in its name.
 pub(super) fn parse_object(
     mut raw: RawObject,
     source: &str,
@@ -49,17 +49,17 @@ pub(super) fn parse_object(
 }
 
 impl RawObject {
-    /// Whether every key becomes a file.
+    /// Returns true if every key becomes a file.
     pub(super) fn selects_all_keys(&self) -> bool {
         self.secret_key == "*"
     }
 
-    /// Whether the Vault token itself becomes the file.
+    /// Returns true if the Vault token itself becomes the file.
     pub(super) fn is_token(&self) -> bool {
         self.kind.eq_ignore_ascii_case("token")
     }
 
-    /// The fields that are set and say what is read, or how it is.
+    /// Returns the fields that are set and describe the request or the use of its response.
     fn present_request_fields(&self) -> Vec<&'static str> {
         let set = [
             ("secretPath", !self.secret_path.is_empty()),
@@ -75,7 +75,7 @@ impl RawObject {
     }
 }
 
-/// Where mistakes in one object's fields go.
+/// Parser of one object's fields, which records their mistakes.
 struct FieldParser<'a> {
     entry: &'a ObjectEntry,
     findings: &'a mut Findings,
@@ -86,7 +86,7 @@ impl FieldParser<'_> {
         self.findings.add(self.entry.field_location(field), problem);
     }
 
-    /// With `type: token` nothing else says what is read: it is the pod's Vault token.
+    /// Rejects `type: token` together with request fields, because the content is the pod's Vault token.
     fn check_type(&mut self, raw: &RawObject, warnings: &mut Warnings) {
         if raw.is_token() {
             let set = raw.present_request_fields();
@@ -101,7 +101,7 @@ impl FieldParser<'_> {
         }
     }
 
-    /// 0 when absent. In quotes it means the same.
+    /// Parses the permission; 0 if absent. A quoted number has the same meaning.
     fn parse_file_permission(&mut self, text: &str, warnings: &mut Warnings) -> u32 {
         if text.is_empty() {
             return 0;
@@ -142,7 +142,7 @@ impl FieldParser<'_> {
         }
     }
 
-    /// The whole answer unless one of secretKey, secretPointer and format says otherwise.
+    /// Returns the whole response, unless secretKey, secretPointer or format selects a part of it.
     fn parse_selector(&mut self, raw: &RawObject) -> Selector {
         let pointer = raw.secret_pointer.as_deref();
         let set = [
@@ -254,7 +254,7 @@ impl FieldParser<'_> {
         Some(SecretRequest { method, path, query: query.encode(), body })
     }
 
-    /// GET and LIST have no body: their arguments are query parameters.
+    /// Adds the arguments of GET and LIST to the query, because these methods have no body.
     fn add_to_query(&mut self, query: &mut Query, args: &GoMap) {
         for (name, value) in args {
             let inserted = match value {
@@ -279,14 +279,14 @@ impl FieldParser<'_> {
     }
 }
 
-/// What a number without a 0 before it is if it was meant to be octal; nothing if it has an 8 or 9 in it.
+/// Parses a number without a leading 0 as octal. Returns `None` if it contains an 8 or 9.
 fn read_as_octal(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     if digits && !text.starts_with('0') { u32::from_str_radix(text, 8).ok() } else { None }
 }
 
-/// Whether people give such permissions: each digit is none or can read, and owner, group and others may ever less. So
-/// 400 is no 0620, but 256 a good 0400.
+/// Returns true for a common permission: each digit is 0 or includes read, and group and others have no more rights
+/// than the one before. 400 (0620) is therefore implausible, but 256 (0400) is plausible.
 fn is_plausible_mode(mode: u32) -> bool {
     let [owner, group, others] = [mode >> 6 & 7, mode >> 3 & 7, mode & 7];
     let reads = [owner, group, others].iter().all(|digit| *digit == 0 || digit & 4 != 0);

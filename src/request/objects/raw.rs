@@ -1,4 +1,4 @@
-//! An entry of `objects` as the class writes it, types understood but nothing judged.
+//! An entry of `objects` as written in the class: types are parsed, values are not checked.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use serde::{
 
 use super::args::SpannedValue;
 
-/// The fields of an object. What is absent or null is empty; Go takes the text of any scalar, so `secretKey: 1.50` is `1.50`.
+/// The fields of an object. Absent and null fields are empty. As in Go, a field is the text of any scalar, so
+/// `secretKey: 1.50` is `1.50`.
 #[derive(Default)]
 pub(super) struct RawObject {
     pub(super) object_name: String,
@@ -23,11 +24,11 @@ pub(super) struct RawObject {
     pub(super) format: String,
     pub(super) optional: String,
     pub(super) kind: String,
-    /// Fields nobody knows.
+    /// The names of unknown fields.
     pub(super) unknown_fields: Vec<String>,
 }
 
-/// Every field there is.
+/// The names of all fields.
 pub const OBJECT_FIELDS: [&str; 11] = [
     "objectName",
     "secretPath",
@@ -42,7 +43,7 @@ pub const OBJECT_FIELDS: [&str; 11] = [
     "type",
 ];
 
-/// A scalar's text; none when it is null.
+/// A scalar's text; `None` if it is null.
 struct ScalarText(Option<String>);
 
 impl<'de> Deserialize<'de> for ScalarText {

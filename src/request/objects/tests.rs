@@ -4,7 +4,7 @@ mod versions;
 use super::*;
 use crate::render::{Encoding, FileSpec, Format, Selector};
 
-/// The objects of a text, the one error's text, and the warnings.
+/// Returns the objects of a text, the text of its error, and its warnings.
 fn parse_list(text: &str) -> (Vec<Object>, String, Vec<String>) {
     let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
     let objects = parse(Some(text), 0o644, &mut findings, &mut warnings).objects;
@@ -12,7 +12,7 @@ fn parse_list(text: &str) -> (Vec<Object>, String, Vec<String>) {
     (objects, message, warnings.into_messages())
 }
 
-/// The one object with these fields besides name and path.
+/// Parses one object with these fields in addition to name and path.
 fn parse_fields(fields: &str) -> Object {
     let text = format!("- objectName: a\n  secretPath: p\n{fields}");
     let (objects, message, warnings) = parse_list(&text);
@@ -20,7 +20,7 @@ fn parse_fields(fields: &str) -> Object {
     objects.into_iter().next().unwrap()
 }
 
-/// What is said of an object with these fields besides name and path.
+/// Returns the error of one object with these fields in addition to name and path.
 fn error_of_fields(fields: &str) -> String {
     parse_list(&format!("- objectName: a\n  secretPath: p\n{fields}")).1
 }
@@ -243,7 +243,8 @@ fn objects_yaml_error_has_position_and_no_value() {
     );
 }
 
-/// A mount is parsed on a worker of the runtime, whose stack is four times as large; without optimization this takes 1.5 MiB.
+/// Mounts are parsed on a runtime worker, which has a stack four times as large. Without optimization this test needs
+/// 1.5 MiB.
 #[test]
 fn objects_nesting_fits_a_quarter_of_worker_stack() {
     let nested = |text: &'static str, close: &'static str, depth: usize| {

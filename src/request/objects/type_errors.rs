@@ -1,4 +1,5 @@
-//! Why a list of objects could not be read: every value of the wrong type by object and field, or else the parser's fault.
+//! Findings for a list of objects that does not parse: every value of the wrong type by object and field, or else the
+//! parser's error.
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use crate::{
     yaml::{self, Budget, ParseError},
 };
 
-/// Reads the text again, whatever its types, and notes what is wrong.
+/// Parses the text again as untyped YAML and records what is wrong.
 pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findings: &mut Findings) {
     let findings_before = findings.len();
     match yaml::parse(text, Budget::OBJECTS) {
@@ -22,7 +23,7 @@ pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findin
             let found_type = type_name(&other);
             findings.add("objects", format!("is {found_type}, not a list; start each object with `- objectName:`"));
         }
-        // Whatever the types, it cannot be read.
+        // The text is not valid YAML at all.
         Err(error) => report_yaml_error(&error, text, findings),
     }
     if findings.len() == findings_before {

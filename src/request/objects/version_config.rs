@@ -1,4 +1,5 @@
-//! The configuration that enters an object's version: Go's JSON of the object, so that moving over changes no version.
+//! The configuration that enters an object's version: Go's JSON of the object, so that a migration from the Go provider
+//! changes no version.
 
 use super::raw::RawObject;
 use crate::{
@@ -6,9 +7,9 @@ use crate::{
     secret::SecretText,
 };
 
-/// The fields of the Go provider in its order, as the class writes them (not normalized: so it hashes them), and then those
-/// of ours that change what the file holds, only when set: `SecretPointer`, `Format` and `Type`. `optional` changes nothing of a file
-/// that is there, and stays out.
+/// Returns the Go provider's fields in its order, as written in the class. The Go provider also hashes them without
+/// normalizing. vaultmount's own fields that change the file's content follow, only when set: `SecretPointer`, `Format`
+/// and `Type`. `optional` does not change an existing file and is left out.
 pub(super) fn version_config(raw: &RawObject, args: Option<&GoMap>, file_permission: u32) -> SecretText {
     let mut json = JsonWriter::default();
     for (before, text) in [

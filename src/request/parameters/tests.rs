@@ -7,7 +7,7 @@ struct ParseOutcome {
     warnings: Vec<String>,
 }
 
-/// Parses `name=value` pairs, a role beside them.
+/// Parses parameters given as pairs of name and value, with a role added.
 fn parse_pairs(pairs: &[(&str, &str)]) -> ParseOutcome {
     let mut map: std::collections::BTreeMap<_, _> = pairs.iter().copied().collect();
     map.entry("roleName").or_insert("app");
@@ -105,7 +105,7 @@ fn auth_mount_path_and_namespace_are_normalized() {
     assert_eq!(parse_choice(&[("vaultKubernetesMountPath", "/k8s/prod/")]).auth_mount.as_deref(), Some("k8s/prod"));
     assert_eq!(parse_choice(&[("vaultKubernetesMountPath", "/")]).auth_mount, None);
     assert_eq!(parse_choice(&[("vaultNamespace", "/")]).namespace.as_deref(), Some("root"));
-    // As servers read a header.
+    // Servers trim header values in the same way.
     for text in [" team", "team/ ", "/team /"] {
         assert_eq!(parse_choice(&[("vaultNamespace", text)]).namespace.as_deref(), Some("team"), "{text:?}");
     }

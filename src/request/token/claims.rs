@@ -1,5 +1,5 @@
-//! What a service account token says of itself, read without trusting it: Vault checks the signature, this tells a person
-//! early and exactly why a login would be refused.
+//! The claims of a service account token, read without trusting them. Vault checks the signature. These checks report
+//! early and exactly why a login would be denied.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -13,33 +13,33 @@ use crate::{
     text::quote,
 };
 
-/// What a token should say.
+/// The claims that a token is expected to have.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectedClaims<'a> {
-    /// The audience it is meant for; nothing if any will do.
+    /// The required audience; absent if any audience is accepted.
     pub audience: Option<&'a str>,
-    /// The pod whose service account it should be.
+    /// The pod that has the expected service account.
     pub pod: &'a Pod,
-    /// The time now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What a token says; nothing of it is proven, and all of it is absent from a token that is no JWT.
+/// The unverified claims of a token; all absent if the token is not a JWT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// When it begins to be valid: the later of `nbf` and `iat`, as Vault looks at both.
+    /// The start of the token's validity: the later of `nbf` and `iat`, because Vault checks both.
     pub not_before: Option<Timestamp>,
-    /// When it ends.
+    /// The time at which the token expires.
     pub expires_at: Option<Timestamp>,
-    /// Whom it is for.
+    /// The audiences of the token.
     pub audiences: Option<Vec<String>>,
     /// The service account's UID.
     pub service_account_uid: Option<String>,
-    /// The UID of the pod it is bound to.
+    /// The UID of the pod that the token is bound to.
     pub pod_uid: Option<String>,
 }
 
-/// The payload. One of another shape counts as no JWT.
+/// The payload. A token with a payload of another shape is treated as not a JWT.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Payload {
@@ -74,10 +74,14 @@ struct ObjectClaims {
     uid: Option<String>,
 }
 
-/// Looks at a token. It is refused when it has expired ([`Cause::TokenExpired`], compared exactly: Vault would do the same),
-/// when it is for other audiences ([`Cause::TokenAudience`]), or another service account's ([`Cause::TokenIdentity`]).
-/// What it does not say is not held against it; a token that is no JWT passes. So does one that is not valid yet: it is
-/// fresh, so it may be this node's clock that is behind, and Vault's decides.
+/// Checks a token's claims and returns them. Fails if the token:
+///
+/// - has expired ([`Cause::TokenExpired`]; compared exactly, as Vault does),
+/// - is for other audiences ([`Cause::TokenAudience`]), or
+/// - belongs to another service account ([`Cause::TokenIdentity`]).
+///
+/// Missing claims are not errors, and a token that is not a JWT passes. A token that is not valid yet also passes: this
+/// node's clock may be behind, and Vault's clock decides.
 pub fn inspect(jwt: &SecretText, expected: &ExpectedClaims<'_>) -> Result<Claims, Error> {
     let Some(payload) = decode_payload(jwt.expose()) else { return Ok(Claims::default()) };
     let identity = payload.service_account();
@@ -97,8 +101,8 @@ pub fn inspect(jwt: &SecretText, expected: &ExpectedClaims<'_>) -> Result<Claims
     Ok(claims)
 }
 
-/// The UID of the service account that a token says it is of; an error ([`Cause::TokenIdentity`]) when it says none. Whose
-/// it is by name, and whether it has expired, is looked at where it is used to log in.
+/// Returns the service account UID in a token's claims, or [`Cause::TokenIdentity`] if it is missing. The login checks
+/// the service account's name and the token's expiry.
 pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
     let payload = decode_payload(jwt.expose()).unwrap_or_default();
     let uid = payload.kubernetes.serviceaccount.uid.filter(|uid| !uid.is_empty());
@@ -108,13 +112,13 @@ pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
     })
 }
 
-/// Whether a text is a JWT by its form.
+/// Returns true if a text has the form of a JWT.
 #[must_use]
 pub fn is_jwt(text: &SecretText) -> bool {
     decode_payload(text.expose()).is_some()
 }
 
-/// The middle of three parts, if it is a JSON object in base64url.
+/// Decodes the middle one of three parts, if it is a JSON object in base64url.
 fn decode_payload(jwt: &str) -> Option<Payload> {
     let mut parts = jwt.trim().split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -125,7 +129,7 @@ fn decode_payload(jwt: &str) -> Option<Payload> {
     serde_json::from_slice(&json).ok()
 }
 
-/// A `NumericDate`, which may have a fraction.
+/// Parses a `NumericDate`, which may have a fraction.
 fn parse_numeric_date(number: &serde_json::Number) -> Option<Timestamp> {
     match number.as_i64() {
         Some(seconds) => Timestamp::from_second(seconds).ok(),
@@ -134,7 +138,7 @@ fn parse_numeric_date(number: &serde_json::Number) -> Option<Timestamp> {
 }
 
 impl Payload {
-    /// Namespace and name, from the subject or else from Kubernetes' own claims.
+    /// Returns the service account's namespace and name, from the subject or else from Kubernetes' own claims.
     fn service_account(&self) -> Option<(String, String)> {
         let subject = self.sub.as_deref().and_then(|sub| sub.strip_prefix("system:serviceaccount:"));
         if let Some((namespace, name)) = subject.and_then(|names| names.split_once(':')) {

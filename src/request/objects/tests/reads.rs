@@ -94,7 +94,7 @@ fn secret_args_of_put_and_post_become_json_body() {
         parse_body("  method: POST\n  secretArgs: {ttl: 24h, n: 0o17, a: {c: [~, x], b: <}}").as_deref(),
         Some(r#"{"a":{"b":"\u003c","c":[null,"x"]},"n":15,"ttl":"24h"}"#)
     );
-    // The end of the text is where a block scalar is easily taken for a plain one.
+    // At the end of the text, a block scalar is easily mistaken for a plain scalar.
     let block = "  method: PUT\n  secretArgs:\n    d: |-\n      2030-01-01";
     assert_eq!(parse_body(block).as_deref(), Some(r#"{"d":"2030-01-01"}"#));
     assert_eq!(parse_query("p?b=2&a=1", "  method: PUT\n  secretArgs: {a: 3}"), "a=1&b=2");

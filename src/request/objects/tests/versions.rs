@@ -11,7 +11,7 @@ fn version_config(fields: &str) -> String {
     parse_fields(fields).version_config.expose().to_owned()
 }
 
-/// Each as the Go provider's struct, decoded by yaml.v3 3.0.1, is encoded by Go 1.26.
+/// Objects with the JSON that Go 1.26 encodes from the Go provider's struct, decoded by yaml.v3 3.0.1.
 const VECTORS: [(&str, &[&str]); 12] = [
     (
         "- objectName: db-pass
@@ -191,7 +191,7 @@ fn version_config_has_own_fields_only_if_they_change_the_file() {
     assert_eq!(version_config("  format: Env"), format!(r#"{start},"Format":"Env"}}"#));
 }
 
-/// The vector checked against the real provider: a key of 32 `a`, content `s3cret`.
+/// A test vector checked against the real provider: a key of 32 `a`, content `s3cret`.
 #[test]
 fn version_from_config_matches_go_provider() {
     let text = "- {objectName: db-pass, secretPath: secret/data/db, secretKey: pass}";

@@ -17,7 +17,7 @@ fn inspect_token(token: &SecretText) -> Result<Claims, Error> {
     inspect(token, &ExpectedClaims { audience: Some("vault"), pod: &pod(), now: Timestamp::from_second(NOW).unwrap() })
 }
 
-/// As kubelet's own, with some claims changed.
+/// Claims as in kubelet's tokens, with some of them changed.
 fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "aud": ["vault"], "exp": NOW + 600, "iat": NOW, "iss": "https://kubernetes.default.svc",
