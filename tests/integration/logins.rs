@@ -35,7 +35,7 @@ async fn expired_token_fails_without_vault_request() {
     let vault = FaultProxy::start().await;
     let daemon = Daemon::start_at(&vault.address, &[]).await;
     pod = pod.clone().with_tokens(&[("vault", &pod.sign_token("vault", -70))]);
-    let parts = ["expired at 20", "s ago", "fresh one", "clocks"];
+    let parts = ["expired at 20", "s ago", "fresh token", "clocks"];
     daemon.assert_mount_error(&pod, Cause::TokenExpired, &parts).await;
     assert_eq!(vault.count_except_health(), 0);
 }
