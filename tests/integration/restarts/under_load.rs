@@ -96,12 +96,20 @@ impl Polling {
         Self { stop, polls, tasks }
     }
 
-    async fn stop_and_count(self) -> usize {
+    /// Waits until this many further polls have succeeded.
+    async fn wait_for_polls(&self, more: usize) {
+        let target = self.polls.load(SeqCst) + more;
+        while self.polls.load(SeqCst) < target {
+            assert!(!self.tasks.iter().any(tokio::task::JoinHandle::is_finished), "a poll failed");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn stop(self) {
         self.stop.store(true, SeqCst);
         for task in self.tasks {
             task.await.unwrap();
         }
-        self.polls.load(SeqCst)
     }
 }
 
@@ -120,13 +128,12 @@ async fn handover_under_load_costs_no_login() {
     for _ in 0..3 {
         let successor = node.start().await;
         // kubelet waits for readiness, then stops the predecessor.
-        sleep(Duration::from_millis(500)).await;
+        polling.wait_for_polls(PODS).await;
         process.stop().await;
         process = successor;
-        sleep(Duration::from_millis(200)).await;
+        polling.wait_for_polls(PODS).await;
     }
-    let polls = polling.stop_and_count().await;
-    assert!(polls > 200, "{polls}");
+    polling.stop().await;
     assert_eq!((node.count_logins(), node.count_credential_requests()), (PODS, PODS));
     assert_eq!(node.database.users().await.len(), PODS);
     process.stop().await;
@@ -158,9 +165,9 @@ async fn kill_under_load_costs_only_in_flight_mounts() {
         process = successor;
         in_flight += mounts.len();
         new.extend(comers.into_iter().zip(mounts));
+        polling.wait_for_polls(PODS).await;
     }
-    let polls = polling.stop_and_count().await;
-    assert!(polls > 200, "{polls}");
+    polling.stop().await;
     for (pod, had) in &new {
         assert_eq!(&node.mount(pod).await, had, "what a new pod was given at last");
     }
