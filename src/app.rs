@@ -122,16 +122,21 @@ impl App {
             drain_timeout: self.drain_timeout,
             release_lock: Mutex::default(),
         });
-        let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private_path().to_owned()).collect();
+        let socket_paths: Vec<PathBuf> = self.sockets.iter().map(|socket| socket.path().to_owned()).collect();
+        let private_paths: Arc<[PathBuf]> =
+            self.sockets.iter().map(|socket| socket.private_path().to_owned()).collect();
         for socket in self.sockets {
-            tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
             let (mounts, metrics) = (Arc::clone(&self.parts.mounts), Arc::clone(&self.metrics));
             serving.spawn(provider::serve(socket, mounts, metrics, Arc::clone(&connections), stopped.clone()));
         }
         self.pages.probes.start_serving(Box::new(move || {
-            let names = Arc::clone(&names);
-            async move { try_join_all(names.iter().map(|name| provider::check_socket(name))).await.map(drop) }.boxed()
+            let paths = Arc::clone(&private_paths);
+            async move { try_join_all(paths.iter().map(|path| provider::check_socket(path))).await.map(drop) }.boxed()
         }));
+        // Logged once `/readyz` succeeds, so that the line can be waited for.
+        for path in socket_paths {
+            tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+        }
         let handover = handover.map(Arc::new);
         let mut handing = JoinSet::new();
         if let Some(handover) = handover.clone() {
