@@ -21,11 +21,12 @@ use crate::{
     error::Error,
     hmac_keys::HmacKeys,
     kube::{self, Kube},
-    mount::{MountLimiter, MountParts, MountService},
+    mount::{MountLimiter, MountService},
     observe::{Observers, audit::AuditLog, events::EventRecorder, metrics::Metrics, mounts::MountObserver},
     policy::OperatorPolicy,
     provider::{self, Connections},
     reconcile::Reconciler,
+    request::ClassCache,
     session::SessionRegistry,
     socket::Socket,
     state::{Gate, Store},
@@ -265,7 +266,7 @@ impl Components {
         let (watched, node) = (kube.clone(), config.node_name.clone());
         let reconciler = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
         let reconciler = Arc::new(reconciler);
-        let mounts = MountService::new(MountParts {
+        let mounts = MountService {
             operator: Arc::clone(&operator),
             vault: Arc::clone(&vault),
             sessions: Arc::clone(&sessions),
@@ -276,7 +277,8 @@ impl Components {
             gate: Arc::clone(&gate),
             limiter: MountLimiter::new(config.max_mounts),
             observer: Arc::clone(&observer),
-        });
+            classes: ClassCache::default(),
+        };
         Self { operator, vault, sessions, reconciler, kube, hmac_keys, gate, observer, mounts: Arc::new(mounts) }
     }
 

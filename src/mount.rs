@@ -24,21 +24,6 @@ pub use volume::{MAX_RESPONSE_BYTES, VolumeContents};
 
 /// Mounts volumes. One per process.
 pub struct MountService {
-    operator: Arc<OperatorPolicy>,
-    vault: Arc<Vault>,
-    sessions: Arc<SessionRegistry>,
-    reconciler: Arc<Reconciler>,
-    default_refresh: Refresh,
-    token_minter: Option<Arc<Kube>>,
-    hmac_keys: HmacKeys,
-    gate: Arc<Gate>,
-    limiter: Arc<MountLimiter>,
-    observer: Arc<MountObserver>,
-    classes: ClassCache,
-}
-
-/// The parts of a process that mounts use.
-pub struct MountParts {
     /// The operator's settings, and what they allow tenants.
     pub operator: Arc<OperatorPolicy>,
     /// The Vault clients of all endpoints.
@@ -59,36 +44,6 @@ pub struct MountParts {
     pub limiter: Arc<MountLimiter>,
     /// Reports mounts.
     pub observer: Arc<MountObserver>,
-}
-
-impl MountService {
-    /// Creates the service; nothing is requested or spawned.
-    #[must_use]
-    pub fn new(parts: MountParts) -> Self {
-        let MountParts {
-            operator,
-            vault,
-            sessions,
-            reconciler,
-            default_refresh,
-            token_minter,
-            hmac_keys,
-            gate,
-            limiter,
-            observer,
-        } = parts;
-        Self {
-            operator,
-            vault,
-            sessions,
-            reconciler,
-            default_refresh,
-            token_minter,
-            hmac_keys,
-            gate,
-            limiter,
-            observer,
-            classes: ClassCache::default(),
-        }
-    }
+    /// The parsed classes.
+    pub classes: ClassCache,
 }
