@@ -1,7 +1,7 @@
 //! Client for Vault's API: logs in, reads secrets, and looks up tokens and engines.
 //!
 //! Builds requests from rustify endpoints (of vaultrs where one exists) and sends them on vaultmount's own transport. The
-//! client of vaultrs follows redirects with the token, has no limits and panics on a newline in a header.
+//! client of vaultrs follows redirects with the token and has no limits.
 
 mod auth_methods;
 mod diagnose;
@@ -353,6 +353,39 @@ impl Client {
             Err(RequestError::NotVault(_)) => Some(EngineLookup::Undisclosed),
             Err(_) => None,
         }
+    }
+
+    /// Sends one idempotent request: a GET, or a POST when `body` is set.
+    async fn send_idempotent(
+        &self,
+        token: Option<&VaultToken>,
+        namespace: Option<&str>,
+        path: &str,
+        body: Option<String>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, RequestError> {
+        self.send_idempotent_with(token, namespace, path, None, body, CallOptions::with_deadline(deadline)).await
+    }
+
+    /// Sends one idempotent request with the given call options.
+    async fn send_idempotent_with(
+        &self,
+        token: Option<&VaultToken>,
+        namespace: Option<&str>,
+        path: &str,
+        query: Option<&str>,
+        body: Option<String>,
+        call: CallOptions<'_>,
+    ) -> Result<Vec<u8>, RequestError> {
+        let method = if body.is_some() { Method::Post } else { Method::Get };
+        let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
+        let request = SecretRequest { method, path: path.to_owned(), query, body };
+        let http_request = self.build_request(&LogicalEndpoint(&request), token, namespace)?;
+        let result = self.send(http_request, call).await;
+        let secrets: Vec<&str> = token.map(VaultToken::expose).into_iter().collect();
+        result
+            .map(|received| received.bytes)
+            .map_err(|failure| failure.redacted(|words| redact_values(words, &secrets, "[token]")))
     }
 
     fn build_request(

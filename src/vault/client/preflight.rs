@@ -1,18 +1,14 @@
-//! Requests that only `vaultmount check` sends: a token's capabilities and its revocation.
+//! Requests that only `vaultmount check` sends: the engine of a path and a token's capabilities.
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Client, LogicalEndpoint, VaultToken};
-use crate::{
-    secret::SecretText,
-    vault::{
-        engine::Engine,
-        error::{self, RequestError},
-        request::{Method, SecretRequest, redact_values},
-        transport::CallOptions,
-    },
+use super::{Client, VaultToken};
+use crate::vault::{
+    engine::Engine,
+    error::{self, RequestError},
+    request::{Method, SecretRequest},
 };
 
 /// The expected effect of a class's request.
@@ -60,7 +56,7 @@ impl Client {
     /// (measured against OpenBao 2.7).
     async fn has_no_engine(&self, token: &VaultToken, namespace: Option<&str>, path: &str, deadline: Instant) -> bool {
         let path = format!("sys/internal/ui/mounts/{path}");
-        match self.send_idempotent(Some(token), namespace, &path, None, None, deadline).await {
+        match self.send_idempotent(Some(token), namespace, &path, None, deadline).await {
             Err(RequestError::ErrorResponse(response)) => {
                 response.status == 403 && response.mentions(&["preflight capability check"])
             }
@@ -85,57 +81,11 @@ impl Client {
         let question =
             serde_json::json!({ "paths": [format!("{relative_namespace}{}{suffix}", request.path)] }).to_string();
         let body = self
-            .send_idempotent(Some(token), login_namespace, "sys/capabilities-self", None, Some(question), deadline)
+            .send_idempotent(Some(token), login_namespace, "sys/capabilities-self", Some(question), deadline)
             .await?;
         let fields: HashMap<String, serde_json::Value> = serde_json::from_slice(&body).unwrap_or_default();
         let capabilities = fields.get("capabilities").and_then(serde_json::Value::as_array);
         Ok(capabilities
             .map(|granted| granted.iter().any(|c| c.as_str().is_some_and(|c| c == "root" || required.contains(&c)))))
-    }
-
-    /// Revokes a token and the leases under it.
-    pub async fn revoke_token(
-        &self,
-        token: &VaultToken,
-        namespace: Option<&str>,
-        deadline: Instant,
-    ) -> Result<(), RequestError> {
-        self.send_idempotent(Some(token), namespace, "auth/token/revoke-self", None, Some("{}".to_owned()), deadline)
-            .await?;
-        Ok(())
-    }
-
-    /// Sends one idempotent request: a GET, or a POST when `body` is set.
-    pub(super) async fn send_idempotent(
-        &self,
-        token: Option<&VaultToken>,
-        namespace: Option<&str>,
-        path: &str,
-        query: Option<&str>,
-        body: Option<String>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, RequestError> {
-        self.send_idempotent_with(token, namespace, path, query, body, CallOptions::with_deadline(deadline)).await
-    }
-
-    /// Sends one idempotent request with the given call options.
-    pub(super) async fn send_idempotent_with(
-        &self,
-        token: Option<&VaultToken>,
-        namespace: Option<&str>,
-        path: &str,
-        query: Option<&str>,
-        body: Option<String>,
-        call: CallOptions<'_>,
-    ) -> Result<Vec<u8>, RequestError> {
-        let method = if body.is_some() { Method::Post } else { Method::Get };
-        let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
-        let request = SecretRequest { method, path: path.to_owned(), query, body };
-        let http_request = self.build_request(&LogicalEndpoint(&request), token, namespace)?;
-        let result = self.send(http_request, call).await;
-        let secrets: Vec<&str> = token.map(VaultToken::expose).into_iter().collect();
-        result
-            .map(|received| received.bytes)
-            .map_err(|failure| failure.redacted(|words| redact_values(words, &secrets, "[token]")))
     }
 }

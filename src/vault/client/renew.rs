@@ -1,4 +1,4 @@
-//! Renewal of a token, or of a lease under it.
+//! Renewal of tokens and leases, and revocation of tokens.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Client {
         }
         let body = serde_json::json!({ "increment": increment.as_secs() }).to_string();
         let response =
-            self.send_idempotent(Some(token), namespace, "auth/token/renew-self", None, Some(body), deadline).await?;
+            self.send_idempotent(Some(token), namespace, "auth/token/renew-self", Some(body), deadline).await?;
         let Body { auth } = serde_json::from_slice(&response).map_err(|_| invalid_renewal_response())?;
         Ok(auth.into())
     }
@@ -62,10 +62,20 @@ impl Client {
         deadline: Instant,
     ) -> Result<RenewalGrant, RequestError> {
         let body = serde_json::json!({ "lease_id": lease_id, "increment": increment.as_secs() }).to_string();
-        let response =
-            self.send_idempotent(Some(token), namespace, "sys/leases/renew", None, Some(body), deadline).await?;
+        let response = self.send_idempotent(Some(token), namespace, "sys/leases/renew", Some(body), deadline).await?;
         let grant: GrantBody = serde_json::from_slice(&response).map_err(|_| invalid_renewal_response())?;
         Ok(grant.into())
+    }
+
+    /// Revokes a token and the leases under it.
+    pub async fn revoke_token(
+        &self,
+        token: &VaultToken,
+        namespace: Option<&str>,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        self.send_idempotent(Some(token), namespace, "auth/token/revoke-self", Some("{}".to_owned()), deadline).await?;
+        Ok(())
     }
 }
 
