@@ -387,12 +387,12 @@ impl Session {
         }
     }
 
-    /// What was read does not hold what the class wants; see [`SecretCache::invalidate`].
+    /// Invalidates a secret that lacks a requested key; see [`SecretCache::invalidate`].
     pub fn invalidate(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
         self.cache.invalidate(request, secret)
     }
 
-    /// Remembers what went wrong, for the status.
+    /// Records a failure for the status.
     pub fn record_error(&self, operation: &'static str, error: &Error) {
         self.state().last_error = Some(LastError { at: clock::now(), operation, message: error.to_string() });
     }
@@ -428,7 +428,7 @@ impl Session {
         let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
         let mut token = self.token_or_login(credentials, expiring_token, deadline).await?;
         if request.is_for_token() {
-            // The pod lives by it.
+            // The pod uses its secrets.
             token.mark_leased();
             return Ok(FetchedSecret { result: token.vault_token.as_secret(), sent_at: clock::now(), token });
         }
@@ -449,9 +449,9 @@ impl Session {
                     Err(failure) => failure,
                 }
             };
-            // A token of few uses may be used up by other reads. Each that is used up has served one.
+            // Other reads may exhaust a token of limited uses. Each exhausted token has served at least one read.
             if !matches!(failure, RequestError::TokenUsesExhausted) {
-                // On the heap, as what is rare would be a weight on every read that waits.
+                // Boxed: this future is rare and would enlarge every waiting read.
                 if is_token_replaced
                     || !Box::pin(client.is_denied_for_invalid_token(
                         &token.vault_token,
@@ -472,7 +472,7 @@ impl Session {
         }
     }
 
-    /// Says once of a token under which credentials were read, if it may not keep them alive.
+    /// Warns once per session if the token of a credential cannot keep it alive.
     fn warn_about_token(&self, request: &SecretRequest, fetched: &FetchedSecret) {
         let vault_token = &fetched.token.vault_token;
         let lacks_default_policy = !vault_token.policies.iter().any(|policy| policy == "default" || policy == "root");
@@ -523,7 +523,7 @@ impl Session {
         );
     }
 
-    /// Marks that Vault is asked for something that must be revoked with the pod; an error when the pod's end has come.
+    /// Acquires the guard of a request whose result must be revoked with the pod. Fails after the session's end.
     async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
         let active = self.activity_lock.read().await;
         if self.state().ended {
@@ -537,7 +537,7 @@ impl Session {
         LookupOptions { now: clock::now(), poll_interval: self.state().volumes.longest_mount_interval(), refresh }
     }
 
-    /// The Vault namespace of the login, which is the token's.
+    /// Returns the Vault namespace of the login and its token.
     fn login_namespace(&self) -> Option<&str> {
         self.key.auth_namespace.as_deref()
     }
@@ -575,7 +575,7 @@ impl Session {
     }
 }
 
-/// How long a token counts as living since Vault took it.
+/// Time for which a token counts as valid after Vault accepted it.
 fn token_verify_interval(refresh: Refresh) -> Duration {
     match refresh {
         Refresh::Every(interval) => interval.min(MAX_TOKEN_VERIFY_INTERVAL),

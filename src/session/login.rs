@@ -24,14 +24,14 @@ use crate::{
 };
 
 impl Session {
-    /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
+    /// Returns the current token, or one from a login. Logins run one at a time. Never returns `excluded`.
     pub(super) async fn token_or_login(
         self: &Arc<Self>,
         credentials: &CredentialSource,
-        revoked: Option<&Arc<SessionToken>>,
+        excluded: Option<&Arc<SessionToken>>,
         deadline: Instant,
     ) -> Result<Arc<SessionToken>, Error> {
-        if let Some(token) = self.usable_token(revoked) {
+        if let Some(token) = self.usable_token(excluded) {
             return Ok(token);
         }
         let mut is_retried = false;
@@ -39,10 +39,10 @@ impl Session {
             let mut is_own_login = false;
             let outcome = self.login_in_flight.join(|| {
                 is_own_login = true;
-                let (session, credentials, revoked) = (Arc::clone(self), Arc::clone(credentials), revoked.cloned());
+                let (session, credentials, excluded) = (Arc::clone(self), Arc::clone(credentials), excluded.cloned());
                 async move {
                     // Another caller's login may have completed since the check above.
-                    match session.usable_token(revoked.as_ref()) {
+                    match session.usable_token(excluded.as_ref()) {
                         Some(token) => Ok(token),
                         None => session.log_in(&credentials, deadline).await,
                     }
@@ -119,7 +119,7 @@ impl Session {
             previous.disable_renewal();
         }
         state.superseded_tokens.extend(previous);
-        // One of a single use that is used up is over at Vault, too.
+        // Vault revokes a token after its last use.
         state.superseded_tokens.retain(|token| {
             !(token.is_expired(now) || token.vault_token.num_uses == 1 && token.vault_token.is_exhausted())
         });
@@ -132,23 +132,23 @@ impl Session {
         token
     }
 
-    /// The token held, unless it is `gone`, spent, or past nine tenths of its life.
-    pub(super) fn usable_token(&self, revoked: Option<&Arc<SessionToken>>) -> Option<Arc<SessionToken>> {
+    /// Returns the current token unless it is `excluded`, exhausted, or past nine tenths of its lifetime.
+    pub(super) fn usable_token(&self, excluded: Option<&Arc<SessionToken>>) -> Option<Arc<SessionToken>> {
         let state = self.state();
         let token = state.token.as_ref()?;
-        let is_revoked = revoked.is_some_and(|revoked| Arc::ptr_eq(revoked, token));
+        let is_excluded = excluded.is_some_and(|excluded| Arc::ptr_eq(excluded, token));
         let (now, poll_interval) = (clock::now(), state.volumes.longest_mount_interval());
-        // What hangs on it already is read anew when its end is near, and so must not be read under it.
+        // Secrets bound to an expiring token are fetched again before it expires, so they need another token.
         let is_expiring = |lifetime: &Lifetime| {
             self.cache.has_referenced_bound_secrets(token)
                 && lifetime.needs_replacement(lifetime.max_expires_at(), poll_interval, now)
         };
         let is_usable =
             token.lifetime().is_some_and(|lifetime| !lifetime.is_nearly_expired(now) && !is_expiring(&lifetime));
-        (!is_revoked && is_usable && !token.vault_token.is_exhausted()).then(|| Arc::clone(token))
+        (!is_excluded && is_usable && !token.vault_token.is_exhausted()).then(|| Arc::clone(token))
     }
 
-    /// What a login met, and what takes logins there, if that was learnt.
+    /// Explains a failed login. Includes the auth method of the mount if it is known.
     async fn login_error(
         &self,
         client: &Client,

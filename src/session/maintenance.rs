@@ -77,7 +77,7 @@ impl Session {
         };
         let token = token.filter(|_| !is_paused);
         let token_lifetime =
-            token.filter(|hold| self.cache.has_bound_secrets(hold, now)).and_then(|hold| hold.lifetime());
+            token.filter(|token| self.cache.has_bound_secrets(token, now)).and_then(|token| token.lifetime());
         let token_renew_at =
             token_lifetime.filter(|term| term.is_renewable() && !term.is_expired(now)).map(|term| term.renew_at());
         let next = [token_renew_at, self.cache.next_wakeup(!is_paused, now)].into_iter().flatten().min();
@@ -88,7 +88,7 @@ impl Session {
         }
     }
 
-    /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
+    /// Does due maintenance: renews the token if secrets depend on it, then leases, and warns of expiries.
     pub async fn maintain(&self, vault: &Vault) {
         let token = {
             let state = self.state();
@@ -353,12 +353,12 @@ impl Session {
         }
     }
 
-    /// Lets it rest, for this reason: it is not renewed until its pod is heard of again. Or wakes it. Whether that is new.
+    /// Pauses renewals for this reason until the next mount, or resumes them with `None`. Returns `true` if that is a change.
     pub fn pause_renewal(&self, reason: Option<&'static str>) -> bool {
         std::mem::replace(&mut self.state().renewal_paused, reason).is_none() && reason.is_some()
     }
 
-    /// How long its pod has been silent; and if polls were seen, the longest of the last pauses between them.
+    /// Returns the pod's idle time and, if it is polled, the longest recent mount interval.
     #[must_use]
     pub fn idle_time(&self) -> (Duration, Option<Duration>) {
         let state = self.state();

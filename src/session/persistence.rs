@@ -1,4 +1,4 @@
-//! What is kept of sessions across restarts: when it is written, and what a successor makes of it.
+//! Persistence of sessions in encrypted state files, for a successor.
 
 use std::sync::{
     Arc,
@@ -20,11 +20,11 @@ use crate::{
     vault::{Client, Endpoint, request::SecretRequest},
 };
 
-/// A session as it is kept, sealed, across restarts. What is added to it must be allowed to lack: an earlier vaultmount wrote
-/// files that are to be read, and a later one may be replaced by this.
+/// Content of a session's encrypted state file. New fields must be optional, since files of older and newer versions must stay
+/// readable.
 #[derive(Serialize, Deserialize)]
 pub struct SavedSession {
-    /// When it was written; all moments are told from then.
+    /// Time of the write; the other times are relative to it.
     written_at: BootTimestamp,
     endpoint: Endpoint,
     namespace: Option<String>,
@@ -41,7 +41,7 @@ pub struct SavedSession {
     #[serde(default)]
     pods: Vec<SharingPod>,
     tokens: Vec<SavedSessionToken>,
-    /// Their places.
+    /// Indices into `tokens`.
     current_token_index: Option<usize>,
     superseded_token_indices: Vec<usize>,
     secrets: Vec<SavedSecret>,
@@ -50,21 +50,21 @@ pub struct SavedSession {
     #[serde(default)]
     last_success_at: Option<i64>,
     token_warning_sent: bool,
-    /// How far the server's cluster had come, in its own words.
+    /// Newest replication index, in the cluster's own encoding.
     #[serde(default)]
     replication_index: Option<String>,
 }
 
-/// What of a session is in its file.
+/// State file of a session.
 pub(super) struct StateFile {
     store: Option<Arc<Store>>,
-    /// The file's; no other session has it, also not the next of the same pod.
+    /// Name of the file, unique to the session.
     name: FileId,
-    /// The opening of the folder in which the session began.
+    /// Generation of the store when the session was created.
     store_generation: u64,
-    /// Counts what changed.
+    /// Number of changes.
     revision: AtomicU64,
-    /// The revision that is in the file, or could not be: whoever looks without the lock.
+    /// Revision in the file, or in the last write to a disabled store. Readable without the lock.
     written_revision: AtomicU64,
     file: Arc<Mutex<FileOnDisk>>,
 }
@@ -75,7 +75,7 @@ struct FileOnDisk {
     is_deleted: bool,
 }
 
-/// The file of a session that has ended: it goes when nothing is left to be revoked.
+/// State file of an ended session, deleted once all tokens are revoked.
 pub struct PendingStateFile {
     store: Arc<Store>,
     name: FileId,
@@ -89,7 +89,7 @@ impl StateFile {
         Self::for_existing_file(store, name, 0)
     }
 
-    /// That of a session whose file has this name and so many bytes.
+    /// Creates the state of a file with this name and size.
     fn for_existing_file(store: Option<Arc<Store>>, name: FileId, bytes: u64) -> Self {
         Self {
             store_generation: store.as_ref().map_or(0, |store| store.generation()),
@@ -115,14 +115,14 @@ impl Session {
         store.is_some() && revision.load(SeqCst) != written_revision.load(SeqCst)
     }
 
-    /// Writes what has changed, so that a successor knows it: before it is given out. A folder that takes nothing stops no
-    /// mount; the log says so, and it is tried again. An error when another process has the folder, which would not know.
+    /// Writes pending changes, so that a successor knows a secret before it is delivered. A failed write is logged and retried, and
+    /// fails no mount. Fails if another process has taken over the directory, since it would not know the change.
     pub async fn persist(self: &Arc<Self>) -> Result<(), Error> {
         let StateFile { store: Some(store), file, .. } = &self.state_file else { return Ok(()) };
         if !self.is_dirty() {
             return Ok(());
         }
-        // Whoever waits may go away; what is being written is done with all the same before the next.
+        // The owned guard moves into the task, so that a cancelled caller does not let two writes overlap.
         let mut file = Arc::clone(file).lock_owned().await;
         let (session, store) = (Arc::clone(self), Arc::clone(store));
         let outcome = spawn_blocking(move || {
@@ -147,12 +147,12 @@ impl Session {
                 "another process has taken this one's place, and would not know what this mount gives",
             )
             .with_fix("nothing is to be done: the driver tries again, and finds the other")),
-            // What could not be written was said.
+            // The store has logged the failed write.
             _ => Ok(()),
         }
     }
 
-    /// Has written what has changed, without waiting for it.
+    /// Writes pending changes in the background.
     pub fn persist_in_background(self: &Arc<Self>) {
         if self.is_dirty() {
             let session = Arc::clone(self);
@@ -160,7 +160,7 @@ impl Session {
         }
     }
 
-    /// Removes its file, as it is over and nobody uses it.
+    /// Deletes the state file of an evicted session.
     pub(super) fn delete_state_file(&self) {
         let StateFile { store: Some(store), file, .. } = &self.state_file else { return };
         if let Ok(mut file) = file.try_lock() {
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// Its file, of which this many tokens must be revoked first.
+    /// Releases the state file of an ended session, to be deleted after this many revocations.
     pub(super) async fn release_state_file(&self, remaining_tokens: usize) -> Option<Arc<PendingStateFile>> {
         let StateFile { store, file, .. } = &self.state_file;
         let mut file = file.lock().await;
@@ -183,18 +183,18 @@ impl Session {
         }))
     }
 
-    /// What is kept of it, with what can be read again if there is `room`. None when it is over.
+    /// Serializes the session, including secrets that can be read again if the store has capacity. Returns `None` after its end.
     fn serialize_state(&self, has_capacity: bool, previous_bytes: u64) -> Option<SecretBuffer> {
         let (written_at, epoch) = (BootTimestamp::now(), Epoch::from_instant(clock::now()));
         let mut tokens = TokenTable::default();
         let state = self.state();
-        // Its file is that of what is to be revoked by now.
+        // The file of an ended session belongs to its pending revocations.
         if state.ended || (self.is_shared() && state.sharing_pods.len() == 0) {
             return None;
         }
-        let current_token_index = state.token.as_ref().map(|hold| tokens.index_or_insert(hold));
+        let current_token_index = state.token.as_ref().map(|token| tokens.index_or_insert(token));
         let superseded_token_indices =
-            state.superseded_tokens.iter().map(|hold| tokens.index_or_insert(hold)).collect();
+            state.superseded_tokens.iter().map(|token| tokens.index_or_insert(token)).collect();
         let secrets = self.cache.to_saved(epoch, &mut tokens, |path| state.volumes.index_of(path), has_capacity);
         let SessionKey { endpoint, .. } = &self.key;
         let key = self.key.clone();
@@ -212,7 +212,7 @@ impl Session {
             service_account: key.service_account,
             shared_by_account_uid: key.shared_by_account_uid,
             pods: state.sharing_pods.iter().cloned().collect(),
-            tokens: tokens.tokens().iter().map(|hold| hold.to_saved(epoch)).collect(),
+            tokens: tokens.tokens().iter().map(|token| token.to_saved(epoch)).collect(),
             current_token_index,
             superseded_token_indices,
             secrets,
@@ -230,58 +230,58 @@ impl Session {
 }
 
 impl PendingStateFile {
-    /// One token less is left to be revoked; the file goes with the last.
+    /// Counts a revoked token, and deletes the file after the last one.
     pub(super) fn record_token_revoked(&self) {
         if self.remaining_tokens.fetch_sub(1, SeqCst) == 1 {
             self.delete();
         }
     }
 
-    /// Removes the file.
+    /// Deletes the file.
     pub(super) fn delete(&self) {
         self.store.remove(&self.name, self.bytes);
     }
 }
 
 impl SavedSession {
-    /// Reads what was in a file; what is missing in it is as it was before there was such a thing.
+    /// Parses a state file. Missing fields get their defaults.
     #[must_use]
     pub fn parse(content: &Plaintext) -> Option<Self> {
-        // There is one version so far, to which things are added.
         serde_json::from_slice(&content.text).ok()
     }
 
-    /// Its server.
+    /// Returns the endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The pod's Kubernetes namespace.
+    /// Returns the pod's Kubernetes namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.pod_namespace
     }
 
-    /// Whose it is: the pod's namespace and name, and the login role.
+    /// Returns the pod's namespace and name, and the login role.
     #[must_use]
     pub fn owner(&self) -> (&str, &str, &str) {
         (&self.pod_namespace, &self.pod_name, &self.role)
     }
 
-    /// Its tokens: what an operator names each by, and its end as things stood.
+    /// Iterates over the tokens' accessors and expiries.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, Option<Instant>)> {
         let epoch = Epoch::from_timestamp(&self.written_at);
         self.tokens.iter().map(move |token| (token.accessor(), token.expires_at(epoch)))
     }
 
-    /// What was read under it.
+    /// Returns the secrets.
     #[must_use]
     pub fn secrets(&self) -> &[SavedSecret] {
         &self.secrets
     }
 
-    /// The session it was, in a file of this name and of so many bytes, with the endpoint's client or why there is none. None when it does not hold together.
+    /// Restores the session. `client` is the endpoint's client, or the error of its creation. Returns `None` if the file is
+    /// inconsistent.
     pub(super) fn restore(
         self,
         client: Result<Client, Error>,
@@ -480,7 +480,7 @@ mod tests {
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
         let saved = SavedSession::parse(&Plaintext { version: 1, file_bytes: 9, text }).unwrap();
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
-        let requests: Vec<SecretRequest> = saved.secrets().iter().map(|lease| lease.request().clone()).collect();
+        let requests: Vec<SecretRequest> = saved.secrets().iter().map(|secret| secret.request().clone()).collect();
         let no_client = Err(Error::new(Cause::TlsSetup, "none here"));
         let session = saved.restore(no_client, Observers::default(), None, (FileId([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
@@ -488,7 +488,7 @@ mod tests {
         let fresh_count =
             requests.iter().filter(|read| matches!(session.lookup(read, Refresh::Never), Lookup::Fresh(_))).count();
         assert_eq!((requests.len(), fresh_count), (2, 2));
-        assert!(session.state().token.as_ref().is_some_and(|hold| hold.is_alive(clock::now())));
+        assert!(session.state().token.as_ref().is_some_and(|token| token.is_alive(clock::now())));
         assert!(session.next_wakeup().is_some(), "it is renewed");
     }
 }

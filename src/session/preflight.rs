@@ -1,4 +1,4 @@
-//! What `vaultmount check` wants of a session beyond a mount.
+//! Session operations that only `vaultmount check` uses.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::{
 };
 
 impl Session {
-    /// The endpoint's client.
+    /// Returns the endpoint's client.
     pub fn vault_client(&self) -> Result<Client, Error> {
         self.client()
     }
 
-    /// The Vault token of the last login, whatever it is still good for.
+    /// Returns the Vault token of the last login, even if it is exhausted or expired.
     #[must_use]
     pub fn last_login_token(&self) -> Option<Arc<VaultToken>> {
         self.state().token.as_ref().map(|token| Arc::clone(&token.vault_token))
     }
 
-    /// Looks ahead at a read, and creates nothing. Beside it the error of a read that is known to fail.
+    /// Predicts the effect of a request without sending it. Also returns the error of a request that is known to fail.
     pub async fn preflight(
         self: &Arc<Self>,
         request: &SecretRequest,
@@ -48,7 +48,7 @@ impl Session {
             Preflight { has_no_engine: true, .. } => Some(ErrorResponse::predicted(404, "no handler for route")),
             _ => None,
         };
-        // Nobody said it yet.
+        // Predicted errors contain no message from the server.
         let error = predicted.map(|a| {
             self.read_error(&client, &RequestError::ErrorResponse(Box::new(a)), vault_token, request)
                 .with_server_message("")
@@ -56,7 +56,7 @@ impl Session {
         Ok((preflight, error))
     }
 
-    /// Revokes a token of this session, and with it what was leased under it. Whether it was not over before.
+    /// Revokes a token of this session and its leases. Returns `false` if it was already revoked or expired.
     pub async fn revoke_token(&self, token: &VaultToken, deadline: Instant) -> Result<bool, Error> {
         self.state().token = None;
         let client = self.client()?;

@@ -65,20 +65,20 @@ pub struct PodWithSessions {
     pub since: Instant,
 }
 
-/// How long a pod without a living token is remembered, unless its end is told, so that its unchanged files keep their bytes:
-/// longer than any pause between polls or attempts.
+/// Minimum idle time before a session without a live token is evicted. Longer than any interval between polls or retries, so that
+/// unchanged files keep their bytes.
 const FORGET_SESSION_AFTER: Duration = Duration::from_secs(1800);
-/// How long a pod counts as living from which nothing is heard nor to be expected, when nothing tells of its end.
+/// Idle time after which an unwatched pod counts as ended. A pod is unwatched if the Kubernetes API does not report its end.
 pub const MAX_SILENCE_UNWATCHED: Duration = Duration::from_secs(24 * 3600);
 
 impl SessionRegistry {
-    /// Keeps `max` sessions at most, in `store` for a successor; tells `observers` what becomes of them.
+    /// Creates a registry of at most `max` sessions. A successor reads them from `store`.
     #[must_use]
     pub fn new(max: usize, observers: Observers, store: Option<Arc<Store>>) -> Self {
         Self { max_sessions: max, observers, state_store: store, state: Mutex::default() }
     }
 
-    /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
+    /// Restores a session from its state file. Returns `None` if the file is inconsistent.
     pub fn restore(
         &self,
         saved: SavedSession,
@@ -93,7 +93,7 @@ impl SessionRegistry {
         Some(session)
     }
 
-    /// Where it is told what pods are given.
+    /// Returns the audit log.
     #[must_use]
     pub fn audit(&self) -> &AuditLog {
         &self.observers.audit
@@ -106,13 +106,13 @@ impl SessionRegistry {
         sessions.into_iter().find(|session| session.has_volume(target_path))
     }
 
-    /// How many there may be.
+    /// Returns the maximum number of sessions.
     #[must_use]
     pub fn max_sessions(&self) -> usize {
         self.max_sessions
     }
 
-    /// Forgets everything, which another process has now.
+    /// Removes all sessions, which another process has taken over.
     pub fn clear(&self) {
         let mut state = self.state();
         *state = RegistryState { is_disabled: state.is_disabled, ..RegistryState::default() };
@@ -141,7 +141,7 @@ impl SessionRegistry {
             session.state().client = Ok(client);
             return Ok(session);
         }
-        self.make_room(&mut state, &key.pod_namespace)?;
+        self.ensure_capacity(&mut state, &key.pod_namespace)?;
         // All pods share one endpoint allocation.
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
@@ -154,9 +154,9 @@ impl SessionRegistry {
         Ok(session)
     }
 
-    /// Makes room for another session: of what is over or never came to anything, or else of the most silent. An error when there is
-    /// none; a Kubernetes namespace has half of it at most, so that there is room for another's at any time.
-    fn make_room(&self, state: &mut RegistryState, namespace: &str) -> Result<(), Error> {
+    /// Ensures capacity for a new session: evicts expired and never used sessions, else the most idle one. Fails if none qualifies.
+    /// A Kubernetes namespace gets at most half of the capacity, so that it cannot lock out the others.
+    fn ensure_capacity(&self, state: &mut RegistryState, namespace: &str) -> Result<(), Error> {
         let namespace_limit = (self.max_sessions / 2).max(1);
         if state.session_count < namespace_limit {
             return Ok(());
@@ -220,7 +220,7 @@ impl SessionRegistry {
             let was_polled =
                 volumes.iter().any(|volume| &*volume.target_path == delivery.target_path && volume.mount_count > 1);
             let pod = session.is_shared().then_some(delivery.pod_uid);
-            let serials = delivery.secrets.iter().map(|(_, lease)| lease.serial);
+            let serials = delivery.secrets.iter().map(|(_, secret)| secret.serial);
             let (volume, is_new) =
                 volumes.record_mount((delivery.target_path, delivery.class), pod, serials, delivery.served_stale, now);
             (volume, is_new, was_polled)
@@ -319,15 +319,15 @@ impl SessionRegistry {
         self.state().is_disabled
     }
 
-    /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
-    /// credential still, after a day.
+    /// Evicts expired sessions of unwatched pods. A session with an unexpired certificate or static credential is kept for a day
+    /// without mounts.
     pub fn evict_expired(&self, is_unwatched: impl Fn(&str) -> bool) {
         let mut state = self.state();
         state.remove_idle_pods(&is_unwatched);
         state.evict_where(|session| session.pod_uids().iter().all(|uid| is_unwatched(uid)) && session.is_expired());
     }
 
-    /// Removes files that could not be read for a day.
+    /// Removes state files that have been unreadable for a day.
     pub fn remove_unreadable_files(&self) {
         if let Some(store) = &self.state_store {
             store.remove_expired_files();
@@ -376,7 +376,7 @@ impl RegistryState {
         })
     }
 
-    /// Lets pods of whose end nothing tells leave the sessions that they share, once they have been silent for long.
+    /// Removes unwatched pods that have been idle for [`MAX_SILENCE_UNWATCHED`] from their shared sessions.
     fn remove_idle_pods(&mut self, is_unwatched: impl Fn(&str) -> bool) {
         let (shared, now) = (self.by_service_account.values().flatten().cloned().collect::<Vec<_>>(), clock::now());
         for session in shared {
@@ -432,7 +432,8 @@ impl Session {
         state.renewal_paused = None;
     }
 
-    /// Whether it is spent, and has no certificate or static credential whose end may be told, or was silent for a day.
+    /// Returns `true` if the session is idle without a token, and has no unexpired certificate or static credential or has been
+    /// idle for a day.
     fn is_expired(&self) -> bool {
         self.is_idle_without_token()
             && (self.idle_time().0 > MAX_SILENCE_UNWATCHED || !self.cache.has_unexpired(clock::now()))
@@ -444,12 +445,11 @@ impl Session {
         state.token.is_none() && state.superseded_tokens.is_empty() && state.volumes.iter().next().is_none()
     }
 
-    /// Whether its pod has been silent for long, so that no poll is to be expected, and every token of it is over, so that
-    /// nothing can be renewed or revoked.
+    /// Returns `true` if no poll is expected any more and every token has expired: nothing can be renewed or revoked.
     fn is_idle_without_token(&self) -> bool {
         let (state, now) = (self.state(), clock::now());
         // A token unknown to one Vault server may be known to another.
-        let has_live_token = state.token.iter().chain(&state.superseded_tokens).any(|hold| !hold.is_expired(now));
+        let has_live_token = state.token.iter().chain(&state.superseded_tokens).any(|token| !token.is_expired(now));
         let silence = now.saturating_duration_since(state.last_poll_at);
         let max_silence = FORGET_SESSION_AFTER.max(state.volumes.longest_mount_interval().unwrap_or_default() * 3);
         !has_live_token && silence > max_silence

@@ -17,7 +17,7 @@ use crate::{
 
 /// Token to be revoked, kept until Vault has revoked it or it expires.
 pub struct PendingRevocation {
-    /// Whose it was.
+    /// Key of the session.
     pub key: SessionKey,
     /// The token.
     pub token: Arc<SessionToken>,
@@ -27,7 +27,7 @@ pub struct PendingRevocation {
     pub attempts: u32,
     /// Error of the last attempt.
     pub last_error: String,
-    /// The file of the session that has ended with it.
+    /// State file of the ended session.
     state_file: Option<Arc<PendingStateFile>>,
 }
 
@@ -37,28 +37,28 @@ pub enum RevocationResult {
     Revoked,
     /// The token was already revoked or expired.
     AlreadyExpired,
-    /// Not yet.
+    /// The attempt failed.
     Retry {
         /// Time of the next attempt.
         retry_at: Instant,
-        /// Why.
+        /// Error of the attempt.
         error: Error,
     },
-    /// It ended by itself before Vault could be asked, or Vault keeps no record of it.
+    /// The token expired before the attempt, or is a batch token.
     NotRevocable,
 }
 
 /// Initial retry backoff; it doubles up to the maximum.
 const INITIAL_REVOCATION_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_REVOCATION_BACKOFF: Duration = Duration::from_secs(300);
-/// The pause before it is looked at again while nobody can be asked: that takes no request.
+/// Delay until the next check while Vault is down. The check sends no request.
 const OUTAGE_RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 impl Session {
-    /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
+    /// Ends the session: no request is sent under it any more. Waits for requests in flight, then returns the pending revocations.
     pub async fn end(&self) -> Vec<PendingRevocation> {
         self.state().ended = true;
-        // Whoever asks takes the guard first, and then sees that it has ended; what is under way has a deadline of its own.
+        // New requests take the lock first and then see the end; those in flight have their own deadlines.
         let _exclusive = self.activity_lock.write().await;
         let now = clock::now();
         let tokens: Vec<Arc<SessionToken>> = {
@@ -77,8 +77,8 @@ impl Session {
             .collect()
     }
 
-    /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever leased
-    /// under them. None while a request is under way, which may be for a lease.
+    /// Removes and returns exhausted tokens of limited uses without leases, to be revoked with their last use. Returns none while a
+    /// request is in flight, since it may create a lease.
     pub fn take_exhausted_tokens(&self) -> Vec<PendingRevocation> {
         if self.state().superseded_tokens.is_empty() {
             return Vec::new();
@@ -102,7 +102,7 @@ impl Session {
 }
 
 impl PendingRevocation {
-    /// When to look at it again, while its server cannot be asked: that is no attempt.
+    /// Returns the time of the next check if the endpoint is known to be down. That does not count as an attempt.
     pub fn defer(&mut self, vault: &Vault) -> Option<Instant> {
         let now = clock::now();
         if self.token.vault_token.is_batch || self.token.is_expired(now) {
@@ -162,7 +162,7 @@ impl PendingRevocation {
         RevocationResult::Retry { retry_at: clock::now() + delay, error }
     }
 
-    /// Whether it was revoked now; false: it was over before.
+    /// Revokes the token. Returns `false` if it was already revoked or expired.
     async fn send_revocation(&self, vault: &Vault) -> Result<bool, Error> {
         let client = vault.client_for_session(&self.key.endpoint, &self.key.pod_namespace).await?;
         let _permit = client.background_permit(self.token.lifetime().and_then(|lifetime| lifetime.expires_at())).await;
@@ -170,7 +170,7 @@ impl PendingRevocation {
         match client.revoke_token(&self.token.vault_token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),
             Err(RequestError::ErrorResponse(refusal)) if refusal.status == 403 => {
-                // What a policy forbids, or what Vault does not know: it does not always say which.
+                // Denied by a policy, or an unknown token: the response does not always distinguish them.
                 let is_revoked = client
                     .is_token_invalid(&self.token.vault_token, self.key.auth_namespace.as_deref(), deadline)
                     .await;

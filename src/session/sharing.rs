@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{MAX_SILENCE_UNWATCHED, Session};
 use crate::clock;
 
-/// A pod that a session is for.
+/// Pod of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharingPod {
     /// UID of the pod.
@@ -15,12 +15,12 @@ pub struct SharingPod {
     pub name: String,
 }
 
-/// The pods of a session, and since when; none of one that is a single pod's.
+/// Pods of a shared session and the times they joined. Empty if the session is not shared.
 #[derive(Default)]
 pub(super) struct SharingPods(Vec<(SharingPod, Instant)>);
 
 impl SharingPods {
-    /// A pod shares from now on. Whether it did not before.
+    /// Adds a pod. Returns `true` if it is new.
     pub(super) fn add(&mut self, pod: &SharingPod, now: Instant) -> bool {
         let is_new = self.get(&pod.uid).is_none();
         if is_new {
@@ -29,18 +29,18 @@ impl SharingPods {
         is_new
     }
 
-    /// A pod shares no more. Whether any still does.
+    /// Removes a pod. Returns `true` if others are left.
     pub(super) fn remove(&mut self, uid: &str) -> bool {
         self.0.retain(|(pod, _)| pod.uid != uid);
         !self.0.is_empty()
     }
 
-    /// A pod, and since when it shares.
+    /// Returns a pod and the time it joined.
     pub(super) fn get(&self, uid: &str) -> Option<&(SharingPod, Instant)> {
         self.0.iter().find(|(pod, _)| pod.uid == uid)
     }
 
-    /// All of them.
+    /// Iterates over the pods.
     pub(super) fn iter(&self) -> impl Iterator<Item = &SharingPod> {
         self.0.iter().map(|(pod, _)| pod)
     }
@@ -68,14 +68,14 @@ impl Session {
         }
     }
 
-    /// A pod shares it from now on.
+    /// Adds a pod that shares the session.
     pub(super) fn add_pod(&self, pod: &SharingPod) {
         if self.state().sharing_pods.add(pod, clock::now()) {
             self.mark_dirty();
         }
     }
 
-    /// A pod that shared it has ended: what its volumes had is nobody's, unless another's volumes have it. Whether pods are left.
+    /// Removes an ended pod and its references to secrets. Returns `true` if other pods are left.
     pub(super) fn remove_pod(&self, uid: &str) -> bool {
         let (has_pods, volumes) = {
             let mut state = self.state();
@@ -88,7 +88,7 @@ impl Session {
         has_pods
     }
 
-    /// Its pods that have been silent for as long as one counts as living of which nothing is heard.
+    /// Returns the pods idle for [`MAX_SILENCE_UNWATCHED`], or longer if their polls are rare.
     pub(super) fn idle_pods(&self, now: Instant) -> Vec<String> {
         let state = self.state();
         let max_silence = MAX_SILENCE_UNWATCHED.max(state.volumes.longest_mount_interval().unwrap_or_default() * 3);
@@ -100,7 +100,7 @@ impl Session {
         idle.map(|(pod, _)| pod.uid.clone()).collect()
     }
 
-    /// What a pod is called that it is for, and since when it is.
+    /// Returns a pod's name and the time it joined.
     pub(super) fn pod_since(&self, uid: &str) -> Option<(String, Instant)> {
         if !self.is_shared() {
             return Some((self.key.pod_name.clone(), self.started_at));

@@ -43,9 +43,9 @@ impl Session {
             token: state
                 .token
                 .as_ref()
-                .filter(|hold| hold.is_alive(now))
-                .and_then(|hold| token_status(hold, is_renewed, now)),
-            superseded_tokens: state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count(),
+                .filter(|token| token.is_alive(now))
+                .and_then(|token| token_status(token, is_renewed, now)),
+            superseded_tokens: state.superseded_tokens.iter().filter(|token| token.is_alive(now)).count(),
             volumes: state.volumes.iter().map(volume_status).collect(),
             secrets,
             last_success_at: state.last_success_at.map(time_of_day),
@@ -72,7 +72,7 @@ impl Session {
             gauges.expired_secrets += usize::from(is_expired);
         }
         let state = self.state();
-        if let Some(token) = state.token.as_ref().filter(|hold| hold.is_alive(now)) {
+        if let Some(token) = state.token.as_ref().filter(|token| token.is_alive(now)) {
             *gauges.tokens.entry(token_state(token, now)).or_default() += 1;
             let expires_at = token.lifetime().and_then(|term| term.expires_at());
             gauges.earliest_token_expiry =
@@ -81,7 +81,7 @@ impl Session {
         let oldest_refresh =
             state.volumes.oldest_refresh(state.has_failing_polls()).map(|at| time_of_day(at).as_second());
         gauges.oldest_refresh_success = earliest(gauges.oldest_refresh_success, oldest_refresh);
-        let superseded = state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count();
+        let superseded = state.superseded_tokens.iter().filter(|token| token.is_alive(now)).count();
         *gauges.tokens.entry(SecretState::Superseded).or_default() += superseded;
     }
 }
@@ -135,10 +135,10 @@ fn renewal_paused_reason(state: &SessionState, has_bound_secrets: bool) -> Optio
     if state.volumes.is_empty() {
         return Some("no volume of the pod uses it any more");
     }
-    if state.token.as_ref().is_some_and(|hold| hold.lifetime().is_none()) {
+    if state.token.as_ref().is_some_and(|token| token.lifetime().is_none()) {
         return Some("its token is gone before its time; the next poll logs in again");
     }
-    let can_renew = state.token.as_ref().is_none_or(|hold| hold.can_renew());
+    let can_renew = state.token.as_ref().is_none_or(|token| token.can_renew());
     let never_renewable = (!can_renew).then_some("the role gives batch tokens, or tokens of few uses");
     let vault_down = state.outage().map(|_| "its Vault is down; what is due is renewed when that is back");
     state

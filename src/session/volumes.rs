@@ -1,4 +1,4 @@
-//! The volumes of a pod that are mounted under a session, and how often polls come for them.
+//! Volumes of a session, and the intervals between their mounts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,37 +7,37 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Epoch};
 
-/// Pauses remembered: the longest of them is what the next may come to. kubelet's pauses are short while a pod starts, and one
-/// long pause (the driver was restarted) is soon forgotten.
+/// Number of mount intervals kept per volume. The longest one predicts the next: kubelet retries quickly while a pod starts, and
+/// a single long interval (a restart of the driver) is soon dropped.
 const INTERVALS_REMEMBERED: usize = 3;
-/// A pause shorter than this between the first two Mounts is no poll's: kubelet tries again within half a minute.
+/// Minimum interval between the first two mounts that shows polling. kubelet retries a failed mount within half a minute.
 const MIN_POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// How many such pauses may pass before a poll counts as missing.
+/// Number of expected intervals without a mount after which a poll is overdue.
 const OVERDUE_AFTER_POLL_INTERVALS: u32 = 3;
 
-/// One volume.
+/// Volume of a pod.
 #[derive(Clone, Debug)]
 pub(super) struct Volume {
     /// Directory of the volume on the node.
     pub(super) target_path: Arc<str>,
     /// Class of the volume; empty if the driver did not send it.
     pub(super) class: String,
-    /// When it was mounted last.
+    /// Time of the last mount.
     pub(super) last_mount_at: Instant,
-    /// When a mount last brought all that was due: it did not keep what was older.
+    /// Time of the last mount that served no stale secret.
     pub(super) last_fresh_at: Instant,
-    /// How often.
+    /// Number of mounts.
     pub(super) mount_count: u64,
     mount_intervals: [Duration; INTERVALS_REMEMBERED],
-    /// The pod it is of, where pods share the session.
+    /// UID of the pod; `None` unless pods share the session.
     pod_uid: Option<Arc<str>>,
-    /// The serials of what it was given; none when an earlier process gave it.
+    /// Serials of the delivered secrets; `None` if an earlier process delivered them.
     delivered_serials: Option<Box<[u64]>>,
-    /// Who told its pod's owner that a poll failed, if nobody has told of the end of that.
+    /// Process that reported a failed poll; `None` after the recovery was reported.
     failure_reported_by: Option<ReportedBy>,
 }
 
-/// Which process told something.
+/// Process that reported a failed poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReportedBy {
     ThisProcess,
@@ -45,23 +45,23 @@ pub(super) enum ReportedBy {
 }
 
 impl Volume {
-    /// Whether it was given an answer, as far as anybody knows.
+    /// Returns `true` if the secret was delivered to the volume, or if that is unknown.
     pub(super) fn has_delivered(&self, serial: u64) -> bool {
         self.delivered_serials.as_ref().is_none_or(|serials| serials.contains(&serial))
     }
 
-    /// Whether there were polls: a second Mount soon after the first is one that is tried again.
+    /// Returns `true` if the volume is polled. A second mount soon after the first is a retry.
     fn is_polled(&self) -> bool {
         self.mount_count > 2 || self.longest_mount_interval() >= Some(MIN_POLL_INTERVAL)
     }
 
-    /// The longest of the last pauses between two polls; none while there was none.
+    /// Returns the longest recent mount interval; `None` after a single mount.
     pub(super) fn longest_mount_interval(&self) -> Option<Duration> {
         self.mount_intervals.into_iter().max().filter(|_| self.mount_count > 1)
     }
 }
 
-/// One volume as it is kept across restarts. Moments are told from an [`Epoch`], pauses are in milliseconds.
+/// Volume in the state file. Times are relative to an [`Epoch`], intervals in milliseconds.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SavedVolume {
     target_path: String,
@@ -75,13 +75,13 @@ pub(super) struct SavedVolume {
     failure_reported: bool,
 }
 
-/// The volumes of one session.
+/// Volumes of one session.
 #[derive(Default)]
 pub(super) struct Volumes(Vec<Volume>);
 
 impl Volumes {
-    /// A volume was mounted, and given answers of these serials, or `keeps` something older. Its name, to remember it by, and whether
-    /// any is new to it.
+    /// Records a mount that delivered the secrets with these serials. Returns the volume's path, and `true` if any secret is new to
+    /// the volume.
     pub(super) fn record_mount(
         &mut self,
         (target_path, class): (&str, &str),
@@ -108,7 +108,7 @@ impl Volumes {
         }
         let target_path = Arc::<str>::from(target_path);
         let mount_intervals = [Duration::ZERO; INTERVALS_REMEMBERED];
-        // Few pods have a second, and there are many pods.
+        // Saves memory: most pods have one volume.
         self.0.reserve_exact(1);
         self.0.push(Volume {
             target_path: Arc::clone(&target_path),
@@ -124,7 +124,7 @@ impl Volumes {
         (target_path, true)
     }
 
-    /// It is told that a poll of a volume failed. Whether that is new.
+    /// Marks that this process reported a failed poll. Returns `false` if the mark was set already.
     pub(super) fn mark_refresh_failed(&mut self, target_path: &str) -> bool {
         let volume = self
             .0
@@ -133,26 +133,26 @@ impl Volumes {
         volume.map(|volume| volume.failure_reported_by = Some(ReportedBy::ThisProcess)).is_some()
     }
 
-    /// Polls of a volume go well. Who told that they did not.
+    /// Clears the mark of a failed poll. Returns the process that reported the failure.
     pub(super) fn take_refresh_failure(&mut self, target_path: &str) -> Option<ReportedBy> {
         self.0.iter_mut().find(|volume| &*volume.target_path == target_path)?.failure_reported_by.take()
     }
 
-    /// A volume is mounted under another session now. Its name, if it was one of these, and who told that its polls fail.
+    /// Removes a volume that another session mounts now. Returns its path and the process that reported a failed poll.
     pub(super) fn transfer_out(&mut self, target_path: &str) -> Option<(Arc<str>, Option<ReportedBy>)> {
         let index = self.0.iter().position(|volume| &*volume.target_path == target_path)?;
         let Volume { target_path, failure_reported_by: reported_by, .. } = self.0.swap_remove(index);
         Some((target_path, reported_by))
     }
 
-    /// Who told under another session that polls of a volume fail.
+    /// Takes over the mark of a failed poll from the volume's previous session.
     pub(super) fn transfer_in(&mut self, target_path: &str, reported_by: Option<ReportedBy>) {
         if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.target_path == target_path) {
             volume.failure_reported_by = volume.failure_reported_by.or(reported_by);
         }
     }
 
-    /// The volumes of a pod are no more. Their names.
+    /// Removes the volumes of a pod and returns their paths.
     pub(super) fn remove_pod(&mut self, pod_uid: &str) -> Vec<Arc<str>> {
         self.0
             .extract_if(.., |volume| volume.pod_uid.as_deref() == Some(pod_uid))
@@ -160,7 +160,7 @@ impl Volumes {
             .collect()
     }
 
-    /// When a pod's volumes were last mounted, if it has any.
+    /// Returns the time of the last mount of any of a pod's volumes.
     pub(super) fn last_mount_of_pod(&self, pod_uid: &str) -> Option<Instant> {
         self.0
             .iter()
@@ -169,12 +169,12 @@ impl Volumes {
             .max()
     }
 
-    /// The longest of the last pauses between two polls of a volume; none while there were no polls.
+    /// Returns the longest recent mount interval of all volumes.
     pub(super) fn longest_mount_interval(&self) -> Option<Duration> {
         self.0.iter().filter_map(Volume::longest_mount_interval).max()
     }
 
-    /// Whether a poll is to be expected for each: there were some, and none is missing.
+    /// Returns `true` if every volume was mounted repeatedly and none is overdue.
     pub(super) fn is_poll_expected(&self, now: Instant) -> bool {
         self.0.iter().all(|volume| {
             volume.longest_mount_interval().is_some_and(|interval| {
@@ -183,22 +183,22 @@ impl Volumes {
         })
     }
 
-    /// The longest of the last pauses between polls, if there were any.
+    /// Returns the longest recent mount interval of the polled volumes.
     pub(super) fn longest_poll_interval(&self) -> Option<Duration> {
         self.0.iter().filter(|volume| volume.is_polled()).filter_map(Volume::longest_mount_interval).max()
     }
 
-    /// When any was mounted last.
+    /// Returns the time of the last mount of any volume.
     pub(super) fn last_mount_at(&self) -> Instant {
         self.0.iter().map(|volume| volume.last_mount_at).max().unwrap_or_else(clock::now)
     }
 
-    /// The place of a volume among them.
+    /// Returns the index of a volume.
     pub(super) fn index_of(&self, target_path: &Arc<str>) -> Option<usize> {
         self.0.iter().position(|volume| volume.target_path == *target_path)
     }
 
-    /// What is kept of them across restarts, in their order.
+    /// Returns the volumes for the state file, in order.
     pub(super) fn to_saved(&self, epoch: Epoch) -> Vec<SavedVolume> {
         let saved = self.0.iter().map(|volume| SavedVolume {
             target_path: volume.target_path.as_ref().to_owned(),
@@ -214,8 +214,8 @@ impl Volumes {
         saved.collect()
     }
 
-    /// What was kept, in its order; their names. Polls are not kept, so that one of a polled volume counts as just heard of.
-    /// What they have is as fresh as the last answer of Vault.
+    /// Restores volumes from the state file and returns their paths. Polls do not update the file, so a polled volume counts as just
+    /// mounted. Its secrets are as fresh as Vault's last response.
     pub(super) fn restore(
         &mut self,
         saved: Vec<SavedVolume>,
@@ -248,7 +248,7 @@ impl Volumes {
         self.0.iter().map(|volume| Arc::clone(&volume.target_path)).collect()
     }
 
-    /// When the first of those that are polled was last brought all that was due; of all, if their polls fail.
+    /// Returns the oldest [`Volume::last_fresh_at`] of the polled volumes, or of all volumes if polls fail.
     pub(super) fn oldest_refresh(&self, polls_fail: bool) -> Option<Instant> {
         self.0.iter().filter(|volume| polls_fail || volume.is_polled()).map(|volume| volume.last_fresh_at).min()
     }
@@ -280,7 +280,7 @@ mod tests {
             volumes.record_mount(("/a", ""), None, [].into_iter(), false, at(when));
             assert_eq!(volumes.longest_mount_interval(), Some(Duration::from_secs(interval)), "{when}");
         }
-        // Tried again by kubelet, and not polled.
+        // A retry of kubelet is not a poll.
         for when in [0, 5] {
             volumes.record_mount(("/b", ""), None, [].into_iter(), false, at(when));
         }
@@ -289,7 +289,7 @@ mod tests {
         assert!(volumes.is_poll_expected(at(536 + 210)) && !volumes.is_poll_expected(at(536 + 211)));
         assert_eq!(volumes.iter().next().map(|v| (v.mount_count, &*v.class)), Some((7, "c")));
         volumes.record_mount(("/a", ""), None, [].into_iter(), true, at(600));
-        assert_eq!(volumes.oldest_refresh(false), Some(at(536)), "it keeps what it had");
+        assert_eq!(volumes.oldest_refresh(false), Some(at(536)), "the mount served a stale secret");
         volumes.mark_refresh_failed("/a");
         let (path, reported_by) = volumes.transfer_out("/a").unwrap();
         assert_eq!((&*path, reported_by), ("/a", Some(ReportedBy::ThisProcess)));
