@@ -206,10 +206,10 @@ async fn listeners(config: &Config) -> Result<Vec<(TcpListener, Routes)>, String
 }
 
 async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
-    admin::bind(address).await.map_err(|e| format!("{flag} {address} cannot be listened on: {e}"))
+    admin::bind(address).await.map_err(|e| format!("cannot listen on {flag} {address}: {e}"))
 }
 
-/// Takes over the status socket. One that nobody asked for may be missing: mounts do not need it.
+/// Takes over the status socket. A failure is tolerated at the default path, since mounts do not need the socket.
 async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> {
     match Socket::bind(&wanted.path).await {
         Ok(socket) => Ok(Some(socket)),

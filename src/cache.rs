@@ -336,7 +336,7 @@ impl SecretCache {
             else {
                 continue;
             };
-            match tokens.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.token)) {
+            match tokens.iter_mut().find(|(token, _)| Arc::ptr_eq(token, &entry.token)) {
                 Some((_, is_undelivered)) => *is_undelivered |= !entry.delivered,
                 None => tokens.push((Arc::clone(&entry.token), !entry.delivered)),
             }

@@ -182,7 +182,7 @@ impl SessionSummary {
             address: saved.endpoint().address.to_string(),
             tokens: saved.tokens().map(token_row).collect(),
             secrets: saved.secrets().len(),
-            leased_secrets: saved.secrets().iter().filter(|lease| lease.is_leased()).count(),
+            leased_secrets: saved.secrets().iter().filter(|secret| secret.is_leased()).count(),
         }
     }
 }

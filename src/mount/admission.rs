@@ -82,21 +82,21 @@ mod tests {
 
     #[test]
     fn no_namespace_has_more_than_half_and_all_have_no_more_than_there_are() {
-        let slots = MountLimiter::new(4);
+        let limiter = MountLimiter::new(4);
         let take = |namespace: &str, count: usize| -> Vec<MountPermit> {
-            std::iter::repeat_with(|| slots.try_acquire(namespace).ok()).map_while(|slot| slot).take(count).collect()
+            std::iter::repeat_with(|| limiter.try_acquire(namespace).ok()).map_while(|slot| slot).take(count).collect()
         };
         let shop = take("shop", 9);
         assert_eq!(shop.len(), 2);
-        let told = slots.try_acquire("shop").unwrap_err().to_string();
-        assert!(told.contains("2 mounts of namespace shop") && told.contains("--max-mounts"), "{told}");
+        let error = limiter.try_acquire("shop").unwrap_err().to_string();
+        assert!(error.contains("2 mounts of namespace shop") && error.contains("--max-mounts"), "{error}");
         let other = take("other", 1);
         assert_eq!((other.len(), take("third", 9).len()), (1, 1));
         let rest = take("third", 1);
-        assert!(slots.try_acquire("fourth").unwrap_err().to_string().contains("4 mounts are under way"));
+        assert!(limiter.try_acquire("fourth").unwrap_err().to_string().contains("4 mounts are under way"));
         drop((shop, other, rest));
-        assert_eq!(slots.lock().all, 0);
-        assert!(slots.lock().by_namespace.is_empty());
+        assert_eq!(limiter.lock().all, 0);
+        assert!(limiter.lock().by_namespace.is_empty());
         assert_eq!(MountLimiter::new(1).try_acquire("shop").map(|_| ()), Ok(()));
     }
 }

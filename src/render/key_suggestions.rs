@@ -90,7 +90,7 @@ fn find_nested(requested: &str, data: &Fields<'_>) -> Option<String> {
 /// `$.o.deep`.
 fn parse_other_notation(requested: &str, data: &Fields<'_>) -> Option<String> {
     let notation = Some(requested)
-        .filter(|way| way.len() <= MAX_KEY_SEARCH_DEPTH * MAX_QUOTED_NAME_CHARS)?
+        .filter(|name| name.len() <= MAX_KEY_SEARCH_DEPTH * MAX_QUOTED_NAME_CHARS)?
         .trim_start_matches('$');
     ['/', '.'].into_iter().find_map(|separator| {
         let mut keys = notation.trim_start_matches(separator).split(separator);

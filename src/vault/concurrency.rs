@@ -76,23 +76,23 @@ mod tests {
 
     use super::*;
 
-    fn try_acquire(lanes: &ConcurrencyLimits, class: RequestClass) -> Option<Permit<'_>> {
-        lanes.acquire(class).now_or_never().flatten()
+    fn try_acquire(limits: &ConcurrencyLimits, class: RequestClass) -> Option<Permit<'_>> {
+        limits.acquire(class).now_or_never().flatten()
     }
 
-    fn acquire_all(lanes: &ConcurrencyLimits, class: RequestClass) -> Vec<Permit<'_>> {
-        std::iter::from_fn(|| try_acquire(lanes, class)).collect()
+    fn acquire_all(limits: &ConcurrencyLimits, class: RequestClass) -> Vec<Permit<'_>> {
+        std::iter::from_fn(|| try_acquire(limits, class)).collect()
     }
 
     #[test]
     fn limits_leave_permits_for_other_request_classes() {
-        let lanes = ConcurrencyLimits::new(16, 4);
+        let limits = ConcurrencyLimits::new(16, 4);
         let (logins, mutating) =
-            (acquire_all(&lanes, RequestClass::Login), acquire_all(&lanes, RequestClass::Mutating));
-        let plain = acquire_all(&lanes, RequestClass::Plain);
+            (acquire_all(&limits, RequestClass::Login), acquire_all(&limits, RequestClass::Mutating));
+        let plain = acquire_all(&limits, RequestClass::Plain);
         assert_eq!((logins.len(), mutating.len(), plain.len()), (8, 6, 2));
         drop((logins, mutating, plain));
-        assert_eq!(acquire_all(&lanes, RequestClass::Plain).len(), 16);
+        assert_eq!(acquire_all(&limits, RequestClass::Plain).len(), 16);
         let single = ConcurrencyLimits::new(1, 1);
         for class in [RequestClass::Login, RequestClass::Mutating, RequestClass::Plain] {
             assert_eq!(acquire_all(&single, class).len(), 1, "{class:?}");
@@ -101,21 +101,21 @@ mod tests {
 
     #[test]
     fn detach_frees_permit_up_to_max_detached() {
-        let lanes = ConcurrencyLimits::new(16, 4);
+        let limits = ConcurrencyLimits::new(16, 4);
         let mut detached = Vec::new();
         while detached.len() < MAX_DETACHED_REQUESTS {
-            detached.push(lanes.detach(try_acquire(&lanes, RequestClass::Mutating).unwrap()));
+            detached.push(limits.detach(try_acquire(&limits, RequestClass::Mutating).unwrap()));
         }
-        let mutating = acquire_all(&lanes, RequestClass::Mutating).into_iter().map(|permit| lanes.detach(permit));
+        let mutating = acquire_all(&limits, RequestClass::Mutating).into_iter().map(|permit| limits.detach(permit));
         let mutating: Vec<_> = mutating.collect();
         assert_eq!(mutating.len(), 6);
         assert!(
-            try_acquire(&lanes, RequestClass::Mutating).is_none(),
+            try_acquire(&limits, RequestClass::Mutating).is_none(),
             "at most {MAX_DETACHED_REQUESTS} requests are detached"
         );
-        assert_eq!(acquire_all(&lanes, RequestClass::Plain).len(), 10);
+        assert_eq!(acquire_all(&limits, RequestClass::Plain).len(), 10);
         drop(detached);
         drop(mutating);
-        assert_eq!(acquire_all(&lanes, RequestClass::Mutating).len(), 6);
+        assert_eq!(acquire_all(&limits, RequestClass::Mutating).len(), 6);
     }
 }

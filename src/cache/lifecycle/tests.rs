@@ -188,7 +188,11 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
     );
     let unreferenced =
         LifecycleContext { is_referenced: false, ..context_at(start + seconds(600), Some(&token_lifetime)) };
-    assert_eq!(lifecycle.next_action(&unreferenced), CacheAction::Reuse, "nobody names it, so it is not renewed");
+    assert_eq!(
+        lifecycle.next_action(&unreferenced),
+        CacheAction::Reuse,
+        "no volume references it, so it is not renewed"
+    );
     let unreferenced =
         LifecycleContext { is_referenced: false, ..context_at(start + seconds(690), Some(&token_lifetime)) };
     assert_eq!(

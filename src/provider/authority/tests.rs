@@ -600,8 +600,8 @@ async fn only_what_a_read_adds_is_read() {
     let (mut client, server) = UnixStream::pair().unwrap();
     let mut server = AuthorityRepair::new(server);
     client.write_all(&connection(&[headers(1, b"\x41\x02/v")])).await.unwrap();
-    let mut room = [0; 200];
-    let mut buf = ReadBuf::new(&mut room);
+    let mut buffer = [0; 200];
+    let mut buf = ReadBuf::new(&mut buffer);
     buf.put_slice(b"earlier");
     poll_fn(|cx| Pin::new(&mut server).poll_read(cx, &mut buf)).await.unwrap();
     assert_eq!(buf.filled(), [b"earlier", &connection(&[headers(1, b"\x41\x02xx")])[..]].concat());
