@@ -68,12 +68,15 @@ async fn hanging_logins_do_not_block_other_logins_or_reads() {
     let stage = FailureFixture::new().await;
     let polled = stage.pod();
     stage.daemon.mount(polled.mount_call()).await.unwrap();
+    // Before any request hangs: a health probe in flight would time out.
+    advance(DEFAULT_REFRESH_INTERVAL / 10).await;
     let hang = |mount: &'static str| {
         stage.vault.always("POST", mount, Fault::HoldRequest(Gate::new()));
         let pods: Vec<_> = (0..12)
             .map(|_| stage.pod().with_parameter("vaultAuthMountPath", mount.trim_start_matches("auth/")))
             .collect();
-        join_all(pods.into_iter().map(|pod| stage.daemon.mount(call_with_timeout(HANGING_TIMEOUT, &pod))))
+        let daemon = &stage.daemon;
+        join_all(pods.into_iter().map(async |pod| daemon.mount(call_with_timeout(HANGING_TIMEOUT, &pod)).await.err()))
     };
     let one = hang("auth/behind-one");
     let others = async {
@@ -85,18 +88,17 @@ async fn hanging_logins_do_not_block_other_logins_or_reads() {
         let second = hang("auth/behind-two");
         let read = async {
             stage.vault.wait_for(2, "POST", "auth/behind-two").await;
-            advance(DEFAULT_REFRESH_INTERVAL / 10).await;
             let polled = polled.clone().with_parameter("refreshInterval", "10s");
             assert_eq!(stage.mount_promptly(&polled).await, SECRET);
             assert_eq!(stage.vault.count("GET", &stage.secret_path()), 7, "it was not read anew");
         };
         tokio::select! {
-            _ = second => panic!("these logins never end"),
+            ended = second => panic!("these logins hang: {ended:?}"),
             () = read => {}
         }
     };
     tokio::select! {
-        _ = one => panic!("these logins never end"),
+        ended = one => panic!("these logins hang: {ended:?}"),
         () = others => {}
     }
     assert_eq!(stage.vault.max_concurrent("auth/behind-one"), 6);
