@@ -20,6 +20,14 @@ use crate::{
 };
 
 impl LifetimeFixture {
+    /// Advances the clock, and waits for the requests that are due then. A slow one would exceed its deadline at the next
+    /// advance.
+    async fn advance_and_maintain(&self, duration: Duration) {
+        advance(duration).await;
+        sleep(Duration::from_millis(300)).await;
+        self.vault.wait_until_idle("").await;
+    }
+
     /// Waits longer than a check for ended pods takes, and checks that these users still exist.
     async fn assert_users_stay(&self, users: usize) {
         let before = self.api.request_lines().len();
@@ -217,8 +225,7 @@ async fn orphan_after_stops_renewal_if_pod_get_is_denied() {
     })
     .await;
     for _ in 0..9 {
-        advance(Duration::from_secs(20 * 60)).await;
-        sleep(Duration::from_millis(300)).await;
+        stage.advance_and_maintain(Duration::from_secs(20 * 60)).await;
     }
     // The ended pod's lease is renewed once in the hour of `--orphan-after`, the living pod's lease every 40 minutes.
     let renewals = stage.count_lease_renewals();
@@ -248,8 +255,7 @@ async fn listed_pod_with_denied_get_is_renewed() {
     // The client knows the listed pods when it watches from that version.
     stage.api.wait_until(|api| api.open_watches() > 0).await;
     for _ in 0..12 {
-        advance(Duration::from_secs(3 * 3600)).await;
-        sleep(Duration::from_millis(200)).await;
+        stage.advance_and_maintain(Duration::from_secs(3 * 3600)).await;
     }
     assert!(stage.count_lease_renewals() >= 3, "{}", stage.count_lease_renewals());
 }
@@ -346,8 +352,7 @@ async fn unreferenced_secret_is_neither_renewed_nor_revoked() {
     stage.daemon.mount_files(&moved.with_parameter("roleName", "second").with_objects(&secret)).await;
     let minutes = async |minutes| {
         for _ in 0..minutes / 7 {
-            advance(Duration::from_secs(7 * 60)).await;
-            sleep(Duration::from_millis(300)).await;
+            stage.advance_and_maintain(Duration::from_secs(7 * 60)).await;
         }
     };
     minutes(56).await;
