@@ -1,6 +1,7 @@
 //! Error type of vaultmount: subject, failure, cause and fix.
 
 pub mod cause;
+pub mod source_chain;
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! HTTP client of one API server: connection pool and TLS.
 
-use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,7 +18,7 @@ use rustls::{
 
 use super::connection::{Connection, Identity};
 use crate::{
-    error::{Cause, Error},
+    error::{Cause, Error, source_chain::source_chain},
     tls::{self, MinTlsVersion, TlsError},
 };
 
@@ -87,18 +87,8 @@ fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Se
 /// Returns the cause and message of a failed request: `KubernetesConfig` with the TLS error's message if TLS failed,
 /// `KubernetesApi` with the innermost error's message otherwise.
 pub(super) fn classify_error(error: &(dyn StdError + 'static)) -> (Cause, String) {
-    let mut error = error;
-    while !error.is::<rustls::Error>() {
-        let Some(inner) = wrapped_error(error) else { return (Cause::KubernetesApi, error.to_string()) };
-        error = inner;
-    }
-    (Cause::KubernetesConfig, error.to_string())
-}
-
-/// Returns the wrapped error. `io::Error` does not expose it through `source`.
-fn wrapped_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(wrapped) => Some(wrapped),
-        None => error.source(),
+    match source_chain(error).find(|source| source.is::<rustls::Error>()) {
+        Some(tls_error) => (Cause::KubernetesConfig, tls_error.to_string()),
+        None => (Cause::KubernetesApi, source_chain(error).last().unwrap_or(error).to_string()),
     }
 }

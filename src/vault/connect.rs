@@ -43,7 +43,7 @@ use handshake::handshake;
 use stream::{Io, StreamMode};
 use tcp::Target;
 
-pub use error::{ConnectError, ConnectStage, ProxyConnectError, find_connect_error};
+pub use error::{ConnectError, ConnectStage, ProxyConnectError, find_connect_error, innermost_message};
 pub use proxy::{InvalidProxyUrl, Proxies};
 pub use stream::Stream;
 pub use tcp::DnsLimiter;

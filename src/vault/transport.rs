@@ -27,6 +27,7 @@ use super::{
     concurrency::{ConcurrencyLimits, Permit, RequestClass},
     connect::{
         ConnectError, ConnectOptions, Connector, DnsLimiter, HandshakeError, LoadedTls, Proxies, find_connect_error,
+        innermost_message,
     },
     consistency::SeenIndex,
     error::RequestError,
@@ -581,16 +582,6 @@ fn map_hyper_error(error: &hyper_util::client::legacy::Error, mutating: bool) ->
         Some(cause) => RequestError::Connect(Box::new(cause.clone())),
         None => RequestError::ConnectionLost { detail: innermost_message(error), mutating },
     }
-}
-
-/// Returns the message of the innermost error in the chain, which says what happened. Outer messages only name the place in the
-/// library.
-fn innermost_message(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }
 
 /// Reads the whole body, at most `max_bytes`, and reserves its memory.

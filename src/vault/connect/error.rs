@@ -3,7 +3,10 @@
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use super::tls_error::HandshakeError;
-use crate::text::{MAX_MESSAGE_BYTES, one_line};
+use crate::{
+    error::source_chain::source_chain,
+    text::{MAX_MESSAGE_BYTES, one_line},
+};
 
 /// Reason for a failed connection. `target` is always `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,26 +187,15 @@ impl ConnectError {
 /// The error may occur on an established connection, because with TLS 1.3 a server rejects a client only after the handshake.
 #[must_use]
 pub fn find_connect_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ConnectError> {
-    error_chain(error).find_map(|each| each.downcast_ref())
-}
-
-/// Iterates over an error and its causes. An [`io::Error`] displays its inner error itself and skips it in `source`.
-fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| next_cause(*error))
-}
-
-fn next_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
+    source_chain(error).find_map(|each| each.downcast_ref())
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
-    error_chain(error).find_map(|each| each.downcast_ref::<io::Error>()).map(io::Error::kind)
+    source_chain(error).find_map(|each| each.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
-/// Returns the message of the innermost cause, which is the system's.
-fn innermost_message(error: &(dyn Error + 'static)) -> String {
-    error_chain(error).last().map(|cause| one_line(&cause.to_string(), MAX_MESSAGE_BYTES)).unwrap_or_default()
+/// Returns the message of the innermost error, which says what happened, as one bounded line. Outer messages only name the place
+/// in a library.
+pub fn innermost_message(error: &(dyn Error + 'static)) -> String {
+    source_chain(error).last().map(|cause| one_line(&cause.to_string(), MAX_MESSAGE_BYTES)).unwrap_or_default()
 }
