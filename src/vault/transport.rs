@@ -1,5 +1,8 @@
 //! HTTP requests to one endpoint, with concurrency limits, deadlines, retries, redirects and bounded responses.
 
+mod http_response;
+mod redirect;
+
 use std::{
     pin::pin,
     sync::{
@@ -10,13 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::Full;
 use hyper_util::{
-    client::legacy::{
-        Client as Http,
-        connect::{CaptureConnection, capture_connection},
-    },
+    client::legacy::{Client as Http, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
 use jiff::Timestamp;
@@ -39,9 +39,13 @@ use crate::{
     clock::with_jitter,
     error::{Cause, Error},
     observe::metrics::{Metrics, VaultOperation},
-    secret::{SecretBuffer, SecretBytes},
+    secret::SecretBytes,
     tls::{self, Ca, Digest, Tls, TlsError, TlsReload, TlsReloader},
 };
+
+use http_response::HttpResponse;
+pub(in crate::vault) use http_response::ResponseBody;
+use redirect::redirect_target;
 
 /// Options of one request.
 #[derive(Clone, Copy)]
@@ -269,7 +273,7 @@ impl Transport {
                     return Ok(response_body);
                 }
                 Ok(response) if response.status.is_redirection() => {
-                    match self.redirect_target(&response, &uri, was_redirected) {
+                    match redirect_target(&self.config, &self.origin, &response, &uri, was_redirected) {
                         Ok(location) => {
                             uri = location;
                             was_redirected = true;
@@ -298,12 +302,12 @@ impl Transport {
                 }
                 Ok(response) => {
                     let (status, body) = (response.status.as_u16(), &response.body.bytes);
-                    let mut failure = RequestError::from_response(status, body, parse_retry_after(&response.headers));
+                    let mut failure = RequestError::from_response(status, body, response.retry_after());
                     if is_from_leaderless_standby(&failure) {
                         response.avoid_connection();
                     }
                     if let RequestError::ErrorResponse(error_response) = &mut failure {
-                        error_response.server_time = parse_date_header(&response.headers);
+                        error_response.server_time = response.date();
                     }
                     if options.mutating { failure.for_mutating() } else { failure }
                 }
@@ -376,7 +380,8 @@ impl Transport {
                 self.config.max_response_bytes.min(MAX_SMALL_RESPONSE_BYTES)
             };
             let response_body =
-                read_bounded(body, max_bytes, Reservation::new(options.budget, &self.budget), options.mutating).await?;
+                ResponseBody::read(body, max_bytes, Reservation::new(options.budget, &self.budget), options.mutating)
+                    .await?;
             Ok(HttpResponse {
                 status: parts.status,
                 headers: parts.headers,
@@ -439,89 +444,10 @@ impl Transport {
         let delay = retry_after.map_or(backoff, |retry_after| retry_after + backoff);
         (attempt < self.config.max_retries && Instant::now() + delay < options.deadline).then_some(delay)
     }
-
-    /// Returns the target of a redirect if it may be followed.
-    ///
-    /// One redirect is followed, with status 307 or 308 and the same scheme. Another host or port needs the operator's
-    /// permission, because the token and the body are sent along.
-    fn redirect_target(
-        &self,
-        response: &HttpResponse,
-        current_uri: &Uri,
-        was_redirected: bool,
-    ) -> Result<Uri, RequestError> {
-        let location = response.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
-        let target_url =
-            if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
-        let not_followed = |target: &str, reason| {
-            Err(RequestError::RedirectNotFollowed { location: target.to_owned(), reason, is_other_server: false })
-        };
-        // An invalid location is not repeated in the error, because its query may contain arguments.
-        let unknown = "an unknown location";
-        let Ok(uri) = target_url.parse::<Uri>() else {
-            return not_followed(unknown, "its location is not a valid URL");
-        };
-        let parse_server = |uri: &Uri| {
-            super::Address::parse(&format!(
-                "{}://{}",
-                uri.scheme_str().unwrap_or_default(),
-                uri.authority().map_or("", |a| a.as_str())
-            ))
-        };
-        let (Ok(target_address), Ok(current_address)) = (parse_server(&uri), parse_server(current_uri)) else {
-            let scheme = uri.scheme_str().unwrap_or_default();
-            let target =
-                uri.authority().map(|a| format!("{scheme}://{}", a.as_str().rsplit('@').next().unwrap_or_default()));
-            return not_followed(target.as_deref().unwrap_or(unknown), "its location is not the URL of a server");
-        };
-        let target = target_address.to_string();
-        if !self.config.redirects_enabled {
-            return not_followed(&target, "redirects are disabled (VAULT_DISABLE_REDIRECTS)");
-        }
-        if was_redirected {
-            return not_followed(&target, "the request was redirected before");
-        }
-        if !matches!(response.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
-            return not_followed(&target, "only 307 and 308 keep the method");
-        }
-        if uri.scheme() != current_uri.scheme() {
-            return not_followed(&target, "the scheme differs");
-        }
-        if target_address != current_address
-            && !self.config.allowed_redirect_hosts.iter().any(|allowed| matches_allowed_host(allowed, &target_address))
-        {
-            let reason = "the token or login would go to another host";
-            return Err(RequestError::RedirectNotFollowed { location: target, reason, is_other_server: true });
-        }
-        Ok(uri)
-    }
 }
 
 fn parse_uri(text: &str) -> Result<Uri, RequestError> {
     text.parse().map_err(|_| RequestError::InvalidRequest("its path does not form a valid URL"))
-}
-
-struct HttpResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: ResponseBody,
-    connection: CaptureConnection,
-}
-
-/// Response body with its memory reservation.
-pub(super) struct ResponseBody {
-    pub(super) bytes: Vec<u8>,
-    pub(super) reservation: Reservation,
-}
-
-impl HttpResponse {
-    /// Closes this connection to further requests. The next request uses another connection, which may lead to another server
-    /// behind the same address.
-    fn avoid_connection(&self) {
-        if let Some(connection) = &*self.connection.connection_metadata() {
-            connection.poison();
-        }
-    }
 }
 
 /// Returns true if the failure came from a standby that does not know or cannot reach the active node. Other nodes of its
@@ -531,16 +457,6 @@ fn is_from_leaderless_standby(failure: &RequestError) -> bool {
         RequestError::ErrorResponse(refusal) => refusal.has_no_leader(),
         RequestError::RedirectNotFollowed { is_other_server: elsewhere, .. } => *elsewhere,
         _ => false,
-    }
-}
-
-/// Returns true if a `host` or `host:port` of `--follow-redirects` matches this address.
-fn matches_allowed_host(allowed_host: &str, address: &super::Address) -> bool {
-    match address {
-        super::Address::Tcp { host, port, .. } => {
-            allowed_host.eq_ignore_ascii_case(host) || allowed_host.eq_ignore_ascii_case(&format!("{host}:{port}"))
-        }
-        super::Address::Unix(_) => false,
     }
 }
 
@@ -582,52 +498,6 @@ fn map_hyper_error(error: &hyper_util::client::legacy::Error, mutating: bool) ->
         Some(cause) => RequestError::Connect(Box::new(cause.clone())),
         None => RequestError::ConnectionLost { detail: innermost_message(error), mutating },
     }
-}
-
-/// Reads the whole body, at most `max_bytes`, and reserves its memory.
-///
-/// The buffer never leaves an unzeroed copy behind when it grows.
-async fn read_bounded(
-    body: hyper::body::Incoming,
-    max_bytes: usize,
-    mut reservation: Reservation,
-    mutating: bool,
-) -> Result<ResponseBody, RequestError> {
-    let expected_bytes =
-        hyper::body::Body::size_hint(&body).exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(4096);
-    if expected_bytes > max_bytes {
-        return Err(RequestError::ResponseTooLarge(max_bytes));
-    }
-    let mut capacity = expected_bytes;
-    reservation.resize(capacity)?;
-    let mut buffer = SecretBuffer::with_capacity(capacity);
-    let mut body = std::pin::pin!(body);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| RequestError::ConnectionLost { detail: innermost_message(&e), mutating })?;
-        let Some(data) = frame.data_ref() else { continue };
-        if buffer.len() + data.len() > max_bytes {
-            return Err(RequestError::ResponseTooLarge(max_bytes));
-        }
-        let needed = buffer.len() + data.len();
-        if needed > capacity {
-            // Same growth as in `SecretBuffer::append`.
-            capacity = needed.next_power_of_two();
-            reservation.resize(capacity)?;
-        }
-        buffer.append(data);
-    }
-    Ok(ResponseBody { bytes: buffer.into_inner(), reservation })
-}
-
-/// Parses the `Date` header, which has the format of email dates (RFC 2822).
-fn parse_date_header(headers: &HeaderMap<HeaderValue>) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()
-}
-
-/// Parses `Retry-After` in seconds, limited to an hour. Vault does not use the date form.
-fn parse_retry_after(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
-    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.min(3600)))
 }
 
 #[cfg(test)]
